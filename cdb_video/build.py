@@ -1,0 +1,295 @@
+"""A configuration becomes objects: this file and `build_data` alone know both sides."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cdb_video import distributed
+from cdb_video.build_data import (
+    Data,
+    build_evaluation_loader,
+    build_training_loader,
+    cache_dir,
+    choose_device,
+    read_data,
+)
+from cdb_video.config import Config, LossConfig, ModelConfig, dump_config
+from cdb_video.datasets.annotations import UNLABELLED, Split
+from cdb_video.distributed import Ranks
+from cdb_video.errors import ConfigError
+from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.evaluation.predictions import HeadClasses, save_predictions
+from cdb_video.evaluation.report import make_report, save_report
+from cdb_video.losses import LOSSES, MultiHeadLoss
+from cdb_video.models.backbones import BACKBONES
+from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.weights import load_weights, resolve_weights
+from cdb_video.precision import Precision, choose_precision
+from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
+from cdb_video.training.optim import Schedule, build_optimizer
+from cdb_video.training.run_folder import RunFolder
+from cdb_video.training.run_log import FileLog, RunLog, SilentLog
+from cdb_video.training.trainer import Trainer, TrainerOptions
+
+
+def build_model(
+    config: ModelConfig, *, num_classes: Mapping[str, int], num_frames: int, crop_size: int
+) -> Recognizer:
+    """A recogniser with random weights; `model.weights` is loaded by `build_trainer`.
+
+    Args:
+        config: the `model` section.
+        num_classes: head -> K.
+        num_frames: T of the clips.
+        crop_size: their side in pixels.
+
+    Raises:
+        ConfigError: an unknown backbone, or a clip that it cannot take.
+
+    """
+    if config.backbone not in BACKBONES:
+        close = difflib.get_close_matches(config.backbone, BACKBONES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
+        raise ConfigError(f"model.backbone: {config.backbone!r} is no backbone; {hint}")
+    backbone = BACKBONES[config.backbone](num_frames=num_frames, crop_size=crop_size)
+    return Recognizer(backbone, num_classes=num_classes, dropout=config.dropout)
+
+
+def build_criterion(config: LossConfig, classes: Mapping[str, HeadClasses]) -> MultiHeadLoss:
+    """One loss a head, each a sum over clips: the trainer divides by the global batch."""
+    return MultiHeadLoss(
+        {head: _build_loss(config, known) for head, known in classes.items()},
+        head_weights=config.head_weights,
+    )
+
+
+def _build_loss(config: LossConfig, classes: HeadClasses) -> nn.Module:
+    options: dict[str, Any] = {
+        "class_counts": classes.train_counts,
+        "reduction": "sum",
+        "label_smoothing": config.label_smoothing,
+        "ignore_index": UNLABELLED,
+    }
+    if config.name == "cdb":
+        difficulty = config.difficulty
+        options |= {
+            "tau": config.tau,
+            "ema": difficulty.ema,
+            "prior_strength": difficulty.prior_strength,
+            "floor": difficulty.floor,
+        }
+    return LOSSES[config.name](len(classes.names), **options)
+
+
+def build_trainer(
+    config: Config,
+    *,
+    data: Data | None = None,
+    ranks: Ranks | None = None,
+    run: RunFolder | None = None,
+) -> Trainer:
+    """A trainer, ready for `fit`.
+
+    Args:
+        config: what to train.
+        data: its splits; None: they are read.
+        ranks: which process this is; None: by torchrun's variables. Of several, the process group
+            must be running.
+        run: where rank 0 writes, and continues if there is a checkpoint; None: nothing is written.
+
+    Raises:
+        UserError: anything in the configuration, the data or the weights that cannot be used.
+
+    """
+    ranks = ranks or Ranks.from_environment()
+    data = data or read_data(config)
+    device = choose_device(config, ranks)
+    torch.manual_seed(config.run.seed)
+    model = _build_initial_model(config, data, device, quiet=not ranks.is_main)
+    classes = data.classes
+    criterion = build_criterion(config.loss, classes).to(device)
+    optimizer = build_optimizer(
+        model,
+        name=config.optim.name,
+        lr=config.optim.lr,
+        head_lr_scale=config.optim.head_lr_scale,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+    )
+    precision = choose_precision(config.train.precision, device)
+    resume_from = distributed.broadcast_object(run.resume_from if run else None)
+    training = load_training(Path(resume_from)) if resume_from else None
+    if resume_from:
+        model.load_state_dict(load_model(Path(resume_from)))
+    trainer = Trainer(
+        model=model,
+        criterion=criterion,
+        optimizer=optimizer,
+        schedule=_build_schedule(config),
+        loader=build_training_loader(config, data.train, ranks=ranks),
+        validate=_build_validation(config, data, device, precision, ranks, run),
+        classes=classes,
+        options=_trainer_options(config, precision),
+        jitter=config.augment.color_jitter > 0,
+        ranks=ranks,
+        log=_build_log(config, run, training),
+        checkpoints=_build_checkpoints(config, run, model, classes),
+    )
+    if training:
+        trainer.load_state_dict(training)
+    return trainer
+
+
+def _build_initial_model(
+    config: Config, data: Data, device: torch.device, *, quiet: bool
+) -> Recognizer:
+    model = build_model(
+        config.model,
+        num_classes=data.train.num_classes,
+        num_frames=config.clip.num_frames,
+        crop_size=config.clip.crop_size,
+    )
+    if config.model.weights is not None:
+        path = resolve_weights(
+            config.model.weights, backbone=config.model.backbone, cache_dir=cache_dir(config)
+        )
+        loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
+        if not quiet:
+            print("\n".join(loaded.summary()))
+    if config.model.freeze_backbone:
+        model.freeze_backbone()
+    if config.train.sync_batch_norm:
+        if device.type != "cuda":
+            raise ConfigError("train.sync_batch_norm=true works on GPUs only")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+def _build_schedule(config: Config) -> Schedule:
+    optim = config.optim
+    return Schedule(
+        epochs=config.train.epochs,
+        shape=optim.schedule,
+        warmup_epochs=optim.warmup_epochs,
+        step_at=optim.step_at,
+        step_factor=optim.step_factor,
+    )
+
+
+def _trainer_options(config: Config, precision: Precision) -> TrainerOptions:
+    train = config.train
+    return TrainerOptions(
+        epochs=train.epochs,
+        micro_batch_size=train.micro_batch_size,
+        precision=precision,
+        clip_grad_norm=train.clip_grad_norm,
+        eval_every=train.eval_every,
+        log_every=train.log_every,
+        difficulty_source=config.loss.difficulty.source,
+        select_by=train.select_by,
+        seed=config.run.seed,
+    )
+
+
+def _build_validation(
+    config: Config,
+    data: Data,
+    device: torch.device,
+    precision: Precision,
+    ranks: Ranks,
+    run: RunFolder | None,
+) -> Callable[[Recognizer], EvalReport] | None:
+    if data.val is None:
+        return None
+    split = data.val
+    loader = build_evaluation_loader(config, split, ranks=ranks)
+
+    def validate(model: Recognizer) -> EvalReport:
+        report = evaluate(
+            model,
+            loader,
+            device=device,
+            precision=precision,
+            micro_batch_size=config.train.micro_batch_size,
+            description="validation",
+            quiet=not ranks.is_main,
+        )
+        if run:
+            write_report(
+                run.path, report, config=config, classes=data.classes, split=split, role="val"
+            )
+        return report
+
+    return validate
+
+
+def write_report(
+    folder: Path,
+    report: EvalReport,
+    *,
+    config: Config,
+    classes: Mapping[str, HeadClasses],
+    split: Split,
+    role: str,
+) -> dict[str, Any]:
+    """Write `report_<role>.json` and `predictions_<role>.npz` into a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = make_report(
+        report.predictions,
+        classes,
+        run=config.run.name or folder.name,
+        split=role,
+        annotation_split=split.name,
+        views=f"{config.views.num_clips}x{config.views.num_crops}",
+        split_fed=split_fed(config, role),
+    )
+    save_predictions(folder / f"predictions_{role}.npz", report.predictions, classes)
+    save_report(folder / f"report_{role}.json", content)
+    return content
+
+
+def split_fed(config: Config, role: str) -> list[str]:
+    """What else a split was used for in the run."""
+    fed = {"train": ["training"], "val": ["selection"], "test": []}[role]
+    if config.loss.name == "cdb" and config.loss.difficulty.source == role:
+        fed = [*fed, "difficulty"]
+    return fed
+
+
+def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
+    if run is None:
+        return SilentLog()
+    from_epoch = training["progress"]["epoch"] if training else 0
+    return FileLog(
+        run.path, from_epoch=from_epoch, tensorboard="tensorboard" in config.run.trackers
+    )
+
+
+def _build_checkpoints(
+    config: Config,
+    run: RunFolder | None,
+    model: Recognizer,
+    classes: Mapping[str, HeadClasses],
+) -> CheckpointFolder | NoCheckpoints:
+    if run is None:
+        return NoCheckpoints()
+    config_yaml = dump_config(config)
+    known = {
+        head: {"names": list(part.names), "train_counts": part.train_counts.tolist()}
+        for head, part in classes.items()
+    }
+    about = {"classes": known, "normalization": model.normalization._asdict()}
+    if run.resume_from is None:
+        run.write_once(config_yaml=config_yaml, classes=known)
+    return CheckpointFolder(
+        run.checkpoints,
+        texts={"config.yaml": config_yaml, "model.json": json.dumps(about, ensure_ascii=False)},
+        keep_last=config.train.keep_last,
+    )

@@ -1,0 +1,263 @@
+"""The data side of `build`: a configuration becomes splits and loaders."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cdb_video.clips.dataset import ClipSampler, EvaluationViews, TrainingClips
+from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
+from cdb_video.clips.transforms import Augmentation, EvaluationCrops
+from cdb_video.config import Config
+from cdb_video.datasets.annotations import Split, Vocabulary
+from cdb_video.datasets.readers import read_split
+from cdb_video.distributed import Ranks
+from cdb_video.errors import ConfigError, UnknownSplitError
+from cdb_video.evaluation.predictions import HeadClasses
+
+Part = Literal["all", "rest", "held_out"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a run by role."""
+
+    train: Split
+    val: Split | None
+    test: Split | None
+
+    def split(self, role: str) -> Split:
+        """The split of a role: train, val or test."""
+        found = {"train": self.train, "val": self.val, "test": self.test}[role]
+        if found is None:
+            raise ConfigError(f"data.{role}_split is null: the run has no {role} split")
+        return found
+
+    @property
+    def classes(self) -> dict[str, HeadClasses]:
+        """Head -> names and training counts."""
+        return {
+            head: HeadClasses(names.names, self.train.class_counts(head))
+            for head, names in self.train.vocabularies.items()
+        }
+
+
+def read_data(
+    config: Config,
+    *,
+    check_files: bool = True,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
+) -> Data:
+    """The splits that the configuration names.
+
+    Args:
+        config: its `data` section, and `model.heads`.
+        check_files: every video must be there.
+        vocabularies: the classes of a checkpoint; None: those of the data.
+
+    Raises:
+        ConfigError: no `data.root`; a class or head that the data does not have.
+        DataError: annotations or files that cannot be used.
+
+    """
+    root = data_root(config)
+
+    def read(split: str | tuple[str, ...], part: Part = "all") -> Split:
+        return _read(
+            config, root, split, part=part, check_files=check_files, vocabularies=vocabularies
+        )
+
+    data = config.data
+    held_out = data.val_split == "held_out"
+    train = read(data.train_split, part="rest" if held_out else "all")
+    # Every split by the training split's classes, also where each is a file of its own.
+    vocabularies = train.vocabularies
+    val = test = None
+    if held_out:
+        val = read(data.train_split, part="held_out")
+    elif data.val_split is not None:
+        val = read(data.val_split)
+    if data.test_split == "auto":
+        with contextlib.suppress(UnknownSplitError):
+            test = read("test")
+    elif data.test_split is not None:
+        test = read(data.test_split)
+    found = Data(train=train, val=val, test=test)
+    _check_heads(config, found)
+    return found
+
+
+def _read(
+    config: Config,
+    root: Path,
+    split: str | tuple[str, ...],
+    *,
+    part: Part,
+    check_files: bool,
+    vocabularies: Mapping[str, Vocabulary] | None,
+) -> Split:
+    data = config.data
+    return read_split(
+        root,
+        format=data.format,
+        split=split,
+        annotations=data.annotations,
+        heads=config.model.heads,
+        columns=data.columns or None,
+        annotation_fps=data.annotation_fps,
+        hold_out_subjects=data.hold_out_subjects,
+        hold_out_column=data.hold_out_column,
+        part=part,
+        check_files=check_files,
+        vocabularies=vocabularies,
+    )
+
+
+def data_root(config: Config) -> Path:
+    """The folder of the data; `demo` is rendered first, into the cache, unless it is there."""
+    root = config.data.root
+    if root is None:
+        raise ConfigError("data.root is null: give the folder of your data, or `demo`")
+    if root != "demo":
+        return Path(root).expanduser()
+    from cdb_video.datasets.demo import make_demo
+    from cdb_video.progress import Progress
+
+    with Progress("rendering the demo data", total=0, unit="videos") as progress:
+        return make_demo(cache_dir(config) / "demo", progress=progress.reach)
+
+
+def cache_dir(config: Config) -> Path:
+    """Where downloads and rendered data are kept."""
+    return Path(config.data.cache_dir).expanduser()
+
+
+def _check_heads(config: Config, data: Data) -> None:
+    heads = list(data.train.heads)
+    named: dict[str, Iterable[str]] = {
+        "loss.head_weights": config.loss.head_weights,
+        "augment.no_flip_classes": config.augment.no_flip_classes,
+        "train.select_by": [config.train.select_by] if config.train.select_by else [],
+    }
+    for key, given in named.items():
+        for head in given:
+            if head not in heads:
+                raise ConfigError(f"{key}: {head!r} is no head; the heads are {', '.join(heads)}")
+    for role, split in (("train", data.train), ("val", data.val)):
+        for head in heads if split else []:
+            if split and int(split.class_counts(head).sum()) == 0:
+                raise ConfigError(
+                    f"data.{role}_split={split.name}: no clip is labelled for head {head!r}; "
+                    "leave it out of model.heads"
+                )
+
+
+def choose_device(config: Config, ranks: Ranks) -> torch.device:
+    """The rank's GPU, or the CPU.
+
+    Raises:
+        ConfigError: train.device=cuda without a GPU for this rank.
+
+    """
+    wanted = config.train.device
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if ranks.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"train.device={wanted}: there are {torch.cuda.device_count()} GPUs and this is local "
+            f"rank {ranks.local_rank}; use train.device=cpu or fewer processes"
+        )
+    return torch.device("cuda", ranks.local_rank)
+
+
+def clip_sampler(config: Config) -> ClipSampler:
+    """Which frames make a clip."""
+    clip = config.clip
+    return ClipSampler(
+        num_frames=clip.num_frames, stride=clip.stride, fps=clip.fps, sampling=clip.sampling
+    )
+
+
+def evaluation_crops(config: Config) -> EvaluationCrops:
+    """The windows of a frame's views."""
+    return EvaluationCrops(
+        crop_size=config.clip.crop_size,
+        short_side=config.clip.short_side,
+        num_crops=config.views.num_crops,
+    )
+
+
+def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -> Augmentation:
+    """How training clips vary.
+
+    Raises:
+        ConfigError: `augment.no_flip_classes` names an unknown class.
+
+    """
+    augment = config.augment
+    no_flip: dict[str, set[int]] = {}
+    for head, names in augment.no_flip_classes.items():
+        for name in names:
+            if name not in vocabularies[head]:
+                close = difflib.get_close_matches(name, vocabularies[head].names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(f"augment.no_flip_classes: {name!r} is no {head} class{hint}")
+            no_flip.setdefault(head, set()).add(vocabularies[head].index(name))
+    return Augmentation(
+        crop_size=config.clip.crop_size,
+        short_side=config.clip.short_side,
+        random_resized=augment.crop == "random_resized",
+        area=augment.area,
+        aspect=augment.aspect,
+        scale=augment.scale,
+        flip=augment.flip,
+        no_flip_labels=no_flip,
+        color_jitter=augment.color_jitter,
+    )
+
+
+def build_training_loader(config: Config, split: Split, *, ranks: Ranks) -> TrainingLoader:
+    """This rank's part of every training step."""
+    clips = TrainingClips(
+        split.records,
+        sampler=clip_sampler(config),
+        augmentation=build_augmentation(config, split.vocabularies),
+        seed=config.run.seed,
+        decoder=config.data.decoder,
+    )
+    order = TrainingOrder(
+        len(split),
+        global_batch_size=config.train.global_batch_size,
+        seed=config.run.seed,
+        ranks=ranks,
+    )
+    return TrainingLoader(
+        clips,
+        order,
+        num_workers=config.data.num_workers,
+        pin_memory=choose_device(config, ranks).type == "cuda",
+    )
+
+
+def build_evaluation_loader(config: Config, split: Split, *, ranks: Ranks) -> EvaluationLoader:
+    """This rank's part of a split, every view of it."""
+    views = EvaluationViews(
+        split.records,
+        sampler=clip_sampler(config),
+        crops=evaluation_crops(config),
+        num_clips=config.views.num_clips,
+        decoder=config.data.decoder,
+    )
+    return EvaluationLoader(
+        views,
+        clips_per_batch=config.train.micro_batch_size,
+        ranks=ranks,
+        num_workers=config.data.num_workers,
+        pin_memory=choose_device(config, ranks).type == "cuda",
+    )

@@ -1,0 +1,183 @@
+"""A record becomes a sample: open, choose frames, decode them once, cut the views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cdb_video.clips.base import VideoDecoder
+from cdb_video.clips.batch import Appearance, Sample
+from cdb_video.clips.decoders import open_video
+from cdb_video.clips.sampling import (
+    grid_indices,
+    random_clip,
+    segment_clip,
+    segment_clips,
+    uniform_clips,
+)
+from cdb_video.clips.transforms import Augmentation, EvaluationCrops, crop
+from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.errors import DecodeError
+
+Decoder = Literal["pyav", "decord", "torchcodec", "frames"]
+
+
+@dataclass(frozen=True)
+class ClipSampler:
+    """Which frames of a segment make its clips."""
+
+    num_frames: int
+    stride: int
+    fps: float | None = None
+    """Grid in frames a second that `stride` counts on; None: the video's own frames."""
+    sampling: Literal["dense", "segments"] = "dense"
+
+    def segment(self, video: VideoDecoder, record: VideoRecord) -> Tensor:
+        """(L,) indices of the frames that the record's segment offers, in order.
+
+        Raises:
+            DecodeError: the segment starts behind the last frame, or ends before its first.
+
+        """
+        start_s = record.start_s or 0.0
+        first = video.index_at(start_s)
+        last = video.num_frames if record.stop_s is None else video.index_at(record.stop_s)
+        if first >= last:
+            raise DecodeError(
+                f"{record.path}: segment {record.id} from {start_s:g} s to "
+                f"{'the end' if record.stop_s is None else f'{record.stop_s:g} s'} has no frame; "
+                f"the last frame is shown at {float(video.times[-1]):.3f} s"
+            )
+        if self.fps is None:
+            return torch.arange(first, last)
+        # The last frame is shown for one period.
+        end_s = float(video.times[last - 1]) + 1 / video.fps
+        stop_s = end_s if record.stop_s is None else min(record.stop_s, end_s)
+        return grid_indices(video.times, start_s=start_s, stop_s=stop_s, fps=self.fps)
+
+    def random(self, length: int, *, generator: torch.Generator) -> Tensor:
+        """(T,) positions in a segment of this length."""
+        if self.sampling == "segments":
+            return segment_clip(length, num_frames=self.num_frames, generator=generator)
+        return random_clip(
+            length, num_frames=self.num_frames, stride=self.stride, generator=generator
+        )
+
+    def uniform(self, length: int, *, num_clips: int) -> Tensor:
+        """(K, T) positions in a segment of this length, evenly spread over it."""
+        if self.sampling == "segments":
+            return segment_clips(length, num_clips=num_clips, num_frames=self.num_frames)
+        return uniform_clips(
+            length, num_clips=num_clips, num_frames=self.num_frames, stride=self.stride
+        )
+
+
+class TrainingClips(Dataset[Sample]):
+    """One random clip a video; a function of (seed, epoch, index) and of nothing else."""
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        *,
+        sampler: ClipSampler,
+        augmentation: Augmentation,
+        seed: int,
+        decoder: Decoder = "pyav",
+    ) -> None:
+        self.records = records
+        self.sampler = sampler
+        self.augmentation = augmentation
+        self.seed = seed
+        self.decoder: Decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample of (epoch, index), with one view.
+
+        Raises:
+            DecodeError: naming the file.
+
+        """
+        epoch, index = key
+        record = self.records[index]
+        generator = sample_generator(self.seed, epoch, index)
+        with open_video(record.path, decoder=self.decoder, fps=record.fps) as video:
+            segment = self.sampler.segment(video, record)
+            positions = self.sampler.random(len(segment), generator=generator)
+            frames = video.frames(segment[positions])
+        window = self.augmentation.window(*frames.shape[-2:], generator=generator)
+        clip = crop(frames, window, crop_size=self.augmentation.crop_size)
+        return Sample(
+            clips=clip.transpose(0, 1)[None],
+            labels=record.labels,
+            index=index,
+            appearance=self.augmentation.appearance(record.labels, generator=generator),
+        )
+
+
+class EvaluationViews(Dataset[Sample]):
+    """Every view of a video, from one decode; nothing is random."""
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        *,
+        sampler: ClipSampler,
+        crops: EvaluationCrops,
+        num_clips: int = 1,
+        decoder: Decoder = "pyav",
+    ) -> None:
+        self.records = records
+        self.sampler = sampler
+        self.crops = crops
+        self.num_clips = num_clips
+        self.decoder: Decoder = decoder
+
+    @property
+    def num_views(self) -> int:
+        """V: clips times crops."""
+        return self.num_clips * self.crops.num_crops
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of a record with `num_views` views: clip 0 under each crop, clip 1, ...
+
+        Raises:
+            DecodeError: naming the file.
+
+        """
+        record = self.records[index]
+        with open_video(record.path, decoder=self.decoder, fps=record.fps) as video:
+            segment = self.sampler.segment(video, record)
+            positions = self.sampler.uniform(len(segment), num_clips=self.num_clips)
+            # Clips of a short video share frames: each is decoded and scaled once.
+            wanted, where = segment[positions].unique(return_inverse=True)
+            frames = video.frames(wanted)
+        crops = [
+            crop(frames, window, crop_size=self.crops.crop_size)
+            for window in self.crops.windows(*frames.shape[-2:])
+        ]
+        views = [cut[clip].transpose(0, 1) for clip in where for cut in crops]
+        return Sample(
+            clips=torch.stack(views),
+            labels=record.labels,
+            index=index,
+            appearance=Appearance.plain(),
+        )
+
+
+def sample_generator(*key: int) -> torch.Generator:
+    """A generator that depends on the key, such as (seed, epoch, index), and on nothing else."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    # manual_seed takes a signed 64-bit number.
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))

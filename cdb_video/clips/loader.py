@@ -1,0 +1,180 @@
+"""Batches of one split, on this rank. Order and position are arithmetic; nothing is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cdb_video.clips.batch import Batch, Sample, collate
+from cdb_video.clips.dataset import EvaluationViews, TrainingClips, sample_generator
+from cdb_video.distributed import ONE_PROCESS, Ranks
+from cdb_video.errors import ConfigError, DecodeError
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """This rank's (epoch, index) keys, a list a step.
+
+    The order of an epoch is a permutation drawn from (seed, epoch); step s takes the s-th
+    `global_batch_size` of it, and every rank its part. So the clips of a step do not depend on the
+    number of ranks. The incomplete last batch is dropped, unless it is the only one.
+    """
+
+    def __init__(
+        self, num_records: int, *, global_batch_size: int, seed: int, ranks: Ranks = ONE_PROCESS
+    ) -> None:
+        world = ranks.world_size
+        if global_batch_size % world:
+            raise ConfigError(
+                f"train.global_batch_size={global_batch_size} must divide by the {world} ranks"
+            )
+        if num_records < world:
+            raise ConfigError(f"{num_records} training clips are too few for {world} ranks")
+        self.num_records = num_records
+        self.batch_size = min(global_batch_size, num_records)
+        self.seed = seed
+        self.ranks = ranks
+        self._epoch = self._first_step = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full global batches in the split."""
+        return self.num_records // self.batch_size
+
+    def set_position(self, epoch: int, step: int = 0) -> None:
+        """Where the next iteration starts."""
+        self._epoch, self._first_step = epoch, step
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self._first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self._epoch
+        generator = sample_generator(self.seed, epoch)
+        order = torch.randperm(self.num_records, generator=generator).tolist()
+        for step in range(self._first_step, self.steps_per_epoch):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            mine = batch[self.ranks.rank :: self.ranks.world_size]
+            yield [(epoch, index) for index in mine]
+
+
+class EvaluationOrder(Sampler[list[int]]):
+    """This rank's records, each once over all ranks, unpadded: every world_size-th of the split."""
+
+    def __init__(self, num_records: int, *, batch_size: int, ranks: Ranks = ONE_PROCESS) -> None:
+        self.indices = range(ranks.rank, num_records, ranks.world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[start : start + self.batch_size])
+
+
+class TrainingLoader:
+    """Batches of random clips, epoch by epoch."""
+
+    def __init__(
+        self, clips: TrainingClips, order: TrainingOrder, *, num_workers: int, pin_memory: bool
+    ) -> None:
+        self.clips = clips
+        self.order = order
+        self._loader = _data_loader(clips, order, num_workers=num_workers, pin_memory=pin_memory)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch."""
+        return self.order.steps_per_epoch
+
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on.
+
+        Raises:
+            DecodeError: naming the file that cannot be decoded.
+
+        """
+        self.order.set_position(epoch, first_step)
+        yield from _raising(self._loader)
+
+
+class EvaluationLoader:
+    """Batches of all views of this rank's videos.
+
+    Args:
+        views: the split.
+        clips_per_batch: clips a batch at most, but always a whole video.
+        ranks: which process this is.
+        num_workers: decoding processes.
+        pin_memory: whether batches are to go to a GPU.
+
+    """
+
+    def __init__(
+        self,
+        views: EvaluationViews,
+        *,
+        clips_per_batch: int,
+        ranks: Ranks = ONE_PROCESS,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.views = views
+        batch_size = max(1, clips_per_batch // views.num_views)
+        self.order = EvaluationOrder(len(views), batch_size=batch_size, ranks=ranks)
+        self._loader = _data_loader(
+            views, self.order, num_workers=num_workers, pin_memory=pin_memory
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from _raising(self._loader)
+
+
+class _Guarded(Dataset[Sample | DecodeError]):
+    """Gives a decode error as a value: raised in a worker it would be a page of traceback."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Sample | DecodeError:
+        try:
+            return self.dataset[key]
+        except DecodeError as error:
+            return error
+
+
+def _collate_or_error(items: Sequence[Sample | DecodeError]) -> Batch | DecodeError:
+    for item in items:
+        if isinstance(item, DecodeError):
+            return item
+    return collate([item for item in items if isinstance(item, Sample)])
+
+
+def _data_loader(
+    dataset: Dataset[Sample], order: Sampler[Any], *, num_workers: int, pin_memory: bool
+) -> DataLoader[Any]:
+    worker_options: dict[str, Any] = {}
+    if num_workers:
+        worker_options = {"persistent_workers": True, "prefetch_factor": 2}
+    collate_fn: Callable[..., Any] = _collate_or_error
+    return DataLoader(
+        _Guarded(dataset),
+        batch_sampler=order,
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        **worker_options,
+    )
+
+
+def _raising(loader: DataLoader[Any]) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, DecodeError):
+            raise batch
+        yield batch

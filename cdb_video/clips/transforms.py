@@ -1,0 +1,242 @@
+"""How clips look. In the loader: a window of the uint8 frames, scaled. On the device: all else.
+
+A window is chosen before anything is converted, cut out, and scaled to the crop in one go: pixels
+outside it are never touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor, nn
+
+from cdb_video.clips.batch import Appearance
+
+
+class Window(NamedTuple):
+    """A rectangle of the source frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def crop(frames: Tensor, window: Window, *, crop_size: int) -> Tensor:
+    """The window of frames (T, C, H, W) uint8, scaled to (T, C, crop_size, crop_size) uint8."""
+    top, left, height, width = window
+    cut = frames[..., top : top + height, left : left + width]
+    if (height, width) == (crop_size, crop_size):
+        return cut
+    scaled: Tensor = TF.resize(cut, [crop_size, crop_size], antialias=True)
+    return scaled
+
+
+def view_windows(
+    height: int, width: int, *, crop_size: int, short_side: int, num_crops: int
+) -> list[Window]:
+    """The evaluation windows: the centre, or three from end to end of the longer side.
+
+    Each is the square that a crop of `crop_size` pixels covers after the shorter side was scaled
+    to `short_side`.
+    """
+    side = _window_side(height, width, crop_size / short_side)
+    top, left = (height - side) // 2, (width - side) // 2
+    if num_crops == 1:
+        return [Window(top, left, side, side)]
+    if num_crops != 3:
+        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+    if width >= height:
+        return [Window(top, x, side, side) for x in (0, left, width - side)]
+    return [Window(y, left, side, side) for y in (0, top, height - side)]
+
+
+def jittered_window(
+    height: int,
+    width: int,
+    *,
+    crop_size: int,
+    short_side: int,
+    scale: tuple[float, float],
+    generator: torch.Generator,
+) -> Window:
+    """A square at a random place, as if the shorter side had a random length.
+
+    That length is drawn from short_side * scale (SlowFast, arXiv 1812.03982: 256 to 320 pixels).
+    """
+    factor = _uniform(*scale, generator)
+    side = _window_side(height, width, crop_size / (short_side * factor))
+    return Window(_randint(height - side, generator), _randint(width - side, generator), side, side)
+
+
+def random_resized_window(
+    height: int,
+    width: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    generator: torch.Generator,
+) -> Window:
+    """A rectangle of a random share of the area and a random ratio of width to height.
+
+    Inception's (arXiv 1409.4842) way to crop; the share is uniform, the ratio log-uniform. A
+    rectangle that sticks out is clipped to the frame.
+    """
+    pixels = height * width * _uniform(*area, generator)
+    ratio = math.exp(_uniform(math.log(aspect[0]), math.log(aspect[1]), generator))
+    window_width = min(width, max(1, round(math.sqrt(pixels * ratio))))
+    window_height = min(height, max(1, round(math.sqrt(pixels / ratio))))
+    return Window(
+        _randint(height - window_height, generator),
+        _randint(width - window_width, generator),
+        window_height,
+        window_width,
+    )
+
+
+def _window_side(height: int, width: int, share: float) -> int:
+    return min(height, width, max(1, round(min(height, width) * share)))
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def _randint(highest: int, generator: torch.Generator) -> int:
+    return int(torch.randint(highest + 1, (), generator=generator))
+
+
+@dataclass(frozen=True)
+class EvaluationCrops:
+    """The windows of every view: nothing is random."""
+
+    crop_size: int
+    short_side: int
+    num_crops: int = 1
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """`num_crops` windows of a frame of this size."""
+        return view_windows(
+            height,
+            width,
+            crop_size=self.crop_size,
+            short_side=self.short_side,
+            num_crops=self.num_crops,
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn for a training clip: its window, whether it is mirrored, its colours."""
+
+    crop_size: int
+    short_side: int
+    random_resized: bool = True
+    area: tuple[float, float] = (0.25, 1.0)
+    aspect: tuple[float, float] = (0.75, 1.3333)
+    scale: tuple[float, float] = (1.0, 1.25)
+    flip: bool = True
+    no_flip_labels: Mapping[str, Collection[int]] = field(default_factory=dict)
+    """Head -> class indices whose clips are never mirrored."""
+    color_jitter: float = 0.0
+
+    def window(self, height: int, width: int, *, generator: torch.Generator) -> Window:
+        """A random window of a frame of this size."""
+        if self.random_resized:
+            return random_resized_window(
+                height, width, area=self.area, aspect=self.aspect, generator=generator
+            )
+        return jittered_window(
+            height,
+            width,
+            crop_size=self.crop_size,
+            short_side=self.short_side,
+            scale=self.scale,
+            generator=generator,
+        )
+
+    def appearance(self, labels: Mapping[str, int], *, generator: torch.Generator) -> Appearance:
+        """Flip and colour factors of a clip with these labels."""
+        # Both are always drawn, so that one setting never shifts the draws of another.
+        heads_or_tails = torch.rand((), generator=generator) < 0.5
+        spread = 2 * torch.rand(3, generator=generator) - 1
+        kept = any(labels[head] in classes for head, classes in self.no_flip_labels.items())
+        return Appearance(
+            flip=heads_or_tails & self.flip & (not kept),
+            jitter=1 + self.color_jitter * spread,
+        )
+
+
+class ToModelInput(nn.Module):
+    """uint8 clips to the normalised floats that a backbone takes, on the clips' device.
+
+    Args:
+        mean: per channel, in units of `value_range`.
+        std: per channel, in units of `value_range`.
+        value_range: what the brightest pixel, 255, becomes: 1 or 255.
+        jitter: apply the colour factors of an appearance; without, a few passes are saved.
+
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        value_range: float = 1.0,
+        *,
+        jitter: bool = True,
+    ) -> None:
+        super().__init__()
+        self.jitter = jitter
+        # In units of 255, so that no pass over the pixels is spent on the range.
+        shape = (1, -1, 1, 1, 1)
+        scale = 255 / value_range
+        self.register_buffer("mean", torch.tensor(mean).reshape(shape) * scale, persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(shape) * scale, persistent=False)
+
+    def forward(self, clips: Tensor, appearance: Appearance | None = None) -> Tensor:
+        """Normalised clips, with an appearance each.
+
+        Args:
+            clips: (N, C, T, H, W) uint8.
+            appearance: flip (N,) and jitter (N, 3); None: evaluation, clips as they are.
+
+        Returns:
+            (N, C, T, H, W) fp32, channels last in memory, as 3D convolutions are fastest.
+
+        """
+        pixels = clips.to(torch.float32, memory_format=torch.channels_last_3d)
+        if appearance is not None:
+            flip = appearance.flip.reshape(-1, 1, 1, 1, 1)
+            pixels = torch.where(flip, pixels.flip(-1), pixels)
+            if self.jitter:
+                pixels = color_jitter(pixels, appearance.jitter)
+        return (pixels - self.mean) / self.std
+
+
+def color_jitter(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Pixels (N, 3, T, H, W) in [0, 255] with changed brightness, contrast and saturation.
+
+    Args:
+        pixels: as floats.
+        factors: (N, 3); one triple a clip, so that its frames change alike. Ones change nothing.
+
+    As torchvision's ColorJitter in its first order: brightness, then contrast towards the clip's
+    mean grey, then saturation towards each pixel's grey (ITU-R BT.601 weights).
+
+    """
+    brightness, contrast, saturation = factors.reshape(-1, 3, 1, 1, 1, 1).unbind(1)
+    grey_weights = pixels.new_tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1, 1)
+    pixels = (pixels * brightness).clamp(0, 255)
+    mean_grey = (pixels * grey_weights).sum(1, keepdim=True).mean((2, 3, 4), keepdim=True)
+    pixels = (mean_grey + contrast * (pixels - mean_grey)).clamp(0, 255)
+    grey = (pixels * grey_weights).sum(1, keepdim=True)
+    return (grey + saturation * (pixels - grey)).clamp(0, 255)

@@ -1,0 +1,28 @@
+"""What the tools share: one line for an error a user can cause, and the exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from cdb_video.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run a tool's `main` and exit.
+
+    0 is success, 2 an error a user can cause (one line, no traceback), 130 is Ctrl-C. Anything
+    else is our mistake and keeps its traceback.
+    """
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,159 @@
+"""Class counts: the one source of accuracies, shot groups and CDB's difficulty.
+
+Counts add up: over batches, and over ranks. Accuracies do not, so no average is ever taken of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+MANY_SHOT = 100
+"""Classes with more training clips than this are many-shot (thresholds of the ImageNet-LT code)."""
+FEW_SHOT = 20
+"""Classes with fewer training clips than this are few-shot; the others are medium-shot."""
+
+
+class ShotGroup(NamedTuple):
+    """Mean class accuracy of the classes of one frequency group."""
+
+    accuracy: float | None
+    """None where the split has no class of the group; never 0 in its place."""
+    num_classes: int
+
+
+class ClassCounts:
+    """How often each of K classes was seen, predicted, and predicted rightly.
+
+    All tensors are (K,) int64 on one device. Updating them never waits for the device.
+    """
+
+    correct: Tensor
+    top5_correct: Tensor
+    """Clips of the class whose own class is among the five highest scores."""
+    predicted: Tensor
+    total: Tensor
+
+    def __init__(self, num_classes: int, *, device: torch.device | str | None = None) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self._table = torch.zeros(4, num_classes, dtype=torch.int64, device=device)
+        self.correct, self.top5_correct, self.predicted, self.total = self._table
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self._table.shape[1]
+
+    @torch.no_grad()
+    def update(self, scores: Tensor, target: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            scores: (N, K) logits or probabilities, finite. The prediction is the argmax, the
+                lowest index on ties.
+            target: (N,) int64 class indices; negative ones are unlabelled and not counted.
+
+        """
+        if scores.ndim != 2 or scores.shape[1] != self.num_classes:
+            raise ValueError(f"scores must be (N, {self.num_classes}), got {tuple(scores.shape)}")
+        if target.shape != scores.shape[:1]:
+            raise ValueError(f"target must be ({len(scores)},), got {tuple(target.shape)}")
+        labelled = target >= 0
+        target = target.clamp(min=0)
+        own = scores.gather(1, target[:, None])
+        classes = torch.arange(self.num_classes, device=scores.device)
+        # The rank of the own class with ties resolved towards the lowest index, like argmax.
+        ahead = (scores > own) | ((scores == own) & (classes < target[:, None]))
+        rank = ahead.sum(1)
+        self.correct.index_add_(0, target, (labelled & (rank == 0)).long())
+        self.top5_correct.index_add_(0, target, (labelled & (rank < 5)).long())
+        self.predicted.index_add_(0, scores.argmax(1), labelled.long())
+        self.total.index_add_(0, target, labelled.long())
+
+    def all_reduce(self) -> None:
+        """Sum the counts over every rank, in place and in one message; nothing in one process."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self._table)
+
+    def reset(self) -> None:
+        """Start again at zero."""
+        self._table.zero_()
+
+    def cpu(self) -> ClassCounts:
+        """A copy on the CPU."""
+        return self.from_dict({"table": self._table.cpu().clone()})
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """What `from_dict` takes: {"table": (4, K)}."""
+        return {"table": self._table}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> ClassCounts:
+        """The counts that `to_dict` gave."""
+        table = state["table"]
+        counts = cls(table.shape[1], device=table.device)
+        counts._table.copy_(table)
+        return counts
+
+    @property
+    def class_accuracy(self) -> Tensor:
+        """(K,) float64 in [0, 1]: right over all, of each class; NaN where it has no clip."""
+        return self.correct.double() / self.total
+
+    @property
+    def class_top5(self) -> Tensor:
+        """(K,) float64: share of each class's clips with their class among the first five."""
+        return self.top5_correct.double() / self.total
+
+    @property
+    def num_classes_present(self) -> int:
+        """How many classes have a clip: the classes that macro figures are over."""
+        return int((self.total > 0).sum())
+
+    @property
+    def top1(self) -> float:
+        """Right over all clips; NaN where nothing was counted."""
+        return float(self.correct.sum().double() / self.total.sum())
+
+    @property
+    def top5(self) -> float:
+        """Share of clips whose class is among the five highest scores."""
+        return float(self.top5_correct.sum().double() / self.total.sum())
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean of class accuracy over the classes that have a clip; NaN where none has."""
+        return float(self.class_accuracy.nanmean())
+
+    def by_shot(self, train_counts: Tensor) -> dict[str, ShotGroup]:
+        """Mean class accuracy of many-, medium- and few-shot classes.
+
+        Args:
+            train_counts: (K,) training clips of every class: more than 100 is many, 20 to 100
+                medium, fewer than 20 few.
+
+        """
+        if train_counts.shape != self.total.shape:
+            raise ValueError(
+                f"train_counts must be ({self.num_classes},), got {tuple(train_counts.shape)}"
+            )
+        many, few = train_counts > MANY_SHOT, train_counts < FEW_SHOT
+        groups = {"many": many, "medium": ~many & ~few, "few": few}
+        accuracy, present = self.class_accuracy.cpu(), (self.total > 0).cpu()
+        return {
+            name: ShotGroup(
+                float(accuracy[here].mean()) if here.any() else None,
+                int(here.sum()),
+            )
+            for name, member in groups.items()
+            for here in [member.cpu() & present]
+        }
+
+    def __repr__(self) -> str:
+        seen = int(self.total.sum())
+        return f"ClassCounts({self.num_classes} classes, {seen} clips, top-1 {self.top1:.3f})"

@@ -1,0 +1,155 @@
+"""Annotation files as text: CSV tables and Kinetics-style lists, as rows that know their line."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdb_video.datasets.folder import VIDEO_SUFFIXES
+from cdb_video.errors import DataError
+
+# Up to the last video suffix, so that paths with spaces work; other paths are folders of frames.
+_VIDEO = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
+_VIDEO_LINE = re.compile(rf'"?(?P<path>.+(?:{_VIDEO}))"?(?P<separator>[ ,\t])(?P<label>.+)', re.I)
+_FOLDER_LINE = re.compile(r'"?(?P<path>.+?)"?(?P<separator>[ ,\t])(?P<label>[^ ,\t]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table."""
+
+    where: str
+    """The file and the line, for errors."""
+    cells: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file, or of one split of it, under our column names."""
+
+    file: Path
+    header: Sequence[str]
+    rows: Sequence[Row]
+
+    def require(self, column: str, theirs: str | None = None) -> None:
+        """DataError that names the columns there are, if this one (`theirs` by file) is not."""
+        if column not in self.header:
+            name, there = theirs or column, ", ".join(self.header)
+            close = difflib.get_close_matches(name, self.header, n=1)
+            hint = f"; did you mean {close[0]!r}? (data.columns maps names)" if close else ""
+            raise DataError(f"{self.file}: no column {name!r}; there are: {there}{hint}")
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        DataError: the file is not there, or not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text (byte {error.start})") from error
+
+
+def find_tables(place: Path, root: Path, *, path_column: str = "path") -> list[Path]:
+    """The file itself, or those files of a folder that have the path column or are lists.
+
+    Where none does, every .csv and .tsv, so that a misspelt column is told and not passed over.
+    """
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"data.annotations: no file or folder {place}")
+    files = [p for p in sorted(place.iterdir()) if p.suffix.lower() in (".csv", ".tsv", ".txt")]
+    fitting = [file for file in files if _is_table(file, root, path_column)]
+    return fitting or [file for file in files if file.suffix.lower() != ".txt"]
+
+
+def read_table_file(file: Path, root: Path, columns: Mapping[str, str]) -> Table:
+    """The rows of a CSV (comma, semicolon or tab; cells are stripped) or of a list.
+
+    Args:
+        file: a list has no header: its lines are a path, a space, comma or tab, and a label.
+        root: a list's paths are relative to it.
+        columns: our column name -> the file's.
+    """
+    text = read_text(file)
+    if _is_list(_first_line(text.split("\n")), root):
+        return _parse_list(file, text)
+    return _parse_csv(file, text, columns)
+
+
+def _is_table(file: Path, root: Path, path_column: str) -> bool:
+    # Not `read_text`: a README in another encoding is no error.
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        first = _first_line(lines)
+    names = [name.strip(' "') for name in first.split(_delimiter(first))]
+    return path_column in names or _is_list(first, root)
+
+
+def _is_list(first: str, root: Path) -> bool:
+    """Whether a file's first line is a path and its label, and no header."""
+    match = _FOLDER_LINE.fullmatch(first)
+    is_folder = match is not None and (root / match["path"]).is_dir()
+    return is_folder or _VIDEO_LINE.fullmatch(first) is not None
+
+
+def _first_line(lines: Iterable[str]) -> str:
+    return next((line.strip() for line in lines if line.strip()), "")
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _parse_list(file: Path, text: str) -> Table:
+    rows = []
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if not line:
+            continue
+        match = _VIDEO_LINE.fullmatch(line) or _FOLDER_LINE.fullmatch(line)
+        # The same separator again would be a second label or a third column.
+        if match is None or match["separator"] in match["label"].strip():
+            raise DataError(f"{file}:{number}: expected 'path label', found {line!r}")
+        cells = {"path": match["path"].strip(), "label": match["label"].strip()}
+        rows.append(Row(f"{file}:{number}", cells))
+    return Table(file, ("path", "label"), rows)
+
+
+def _parse_csv(file: Path, text: str, columns: Mapping[str, str]) -> Table:
+    delimiter = _delimiter(_first_line(text.split("\n")))
+    lines = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    rows = []
+    try:
+        for raw in lines:
+            cells = [cell.strip() for cell in raw]
+            where = f"{file}:{lines.line_num}"
+            if not header:
+                header = _our_names(file, cells, columns)
+            elif cells and len(cells) != len(header):
+                raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns")
+            elif cells:
+                rows.append(Row(where, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{file}:{lines.line_num}: not CSV ({error})") from error
+    table = Table(file, header, rows)
+    table.require("path", columns.get("path"))
+    return table
+
+
+def _our_names(file: Path, header: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """The header with the names that `columns` maps; a column whose name that takes is unnamed."""
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{file}: column {twice[0]!r} is there twice")
+    ours = {theirs: name for name, theirs in columns.items()}
+    return [ours.get(name, "" if name in columns else name) for name in header]

@@ -1,0 +1,198 @@
+"""`read_split`: the records of a split, whatever the format of the annotations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from cdb_video.datasets.annotation_files import find_tables
+from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
+from cdb_video.datasets.egtea import EXPECTED_FILES, find_annotations, read_egtea
+from cdb_video.datasets.folder import find_videos, read_folder
+from cdb_video.datasets.table import read_table
+from cdb_video.errors import DataError
+
+Format = Literal["auto", "egtea", "table", "folder"]
+Part = Literal["all", "rest", "held_out"]
+
+_SUBJECT_COLUMN = {"egtea": "subject", "table": "participant", "folder": "participant"}
+
+
+def read_split(
+    root: str | Path,
+    *,
+    format: Format = "auto",
+    split: str | Sequence[str],
+    annotations: str | Path | None = None,
+    heads: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    annotation_fps: float | None = None,
+    hold_out_subjects: Sequence[str] = (),
+    hold_out_column: str | None = None,
+    part: Part = "all",
+    check_files: bool = True,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
+) -> Split:
+    """The records of one split, or of the union of several, with the classes of the whole data set.
+
+    The formats are described in `docs/data_format.md` and by `read_egtea`, `read_table` and
+    `read_folder`.
+
+    Args:
+        annotations: relative to the root; where they lie if not where the format expects them.
+        heads: which labels; None: every label the data has, or the heads of `vocabularies`.
+        columns: for a table, our column name -> the file's.
+        annotation_fps: for a table, frames a second of its frame columns and folders of frames.
+        hold_out_subjects: values of `hold_out_column` (egtea: subject, table: participant).
+        part: "rest" leaves the records of those subjects out, "held_out" keeps only them.
+        check_files: every video must be there.
+        vocabularies: the classes of a checkpoint; a label that is none of them is refused.
+
+    Raises:
+        DataError: annotations, labels or videos that cannot be used, each with its file and line.
+    """
+    root, place = Path(root), None if annotations is None else Path(annotations)
+    names = (split,) if isinstance(split, str) else tuple(dict.fromkeys(split))
+    _refuse_bad_arguments(root, names, part)
+    if format == "auto":
+        format = _detect_format(root, place, columns or {})
+    if heads is None and vocabularies is not None:
+        heads = tuple(vocabularies)
+    if format == "table":
+        read = read_table(
+            root,
+            names,
+            annotations=place,
+            heads=heads,
+            columns=columns,
+            annotation_fps=annotation_fps,
+        )
+    else:
+        if columns or annotation_fps is not None:
+            raise DataError(f"data.columns, data.annotation_fps: not for format {format!r}")
+        read = _select_heads(_read_by_layout(root, names, format, place), heads)
+    if part != "all":
+        column = hold_out_column or _SUBJECT_COLUMN[format]
+        read = _hold_out(read, column=column, subjects=hold_out_subjects, part=part)
+    if vocabularies is not None:
+        read = _relabel(read, vocabularies)
+    if check_files:
+        _check_files(read, EXPECTED_FILES if format == "egtea" else f"paths relative to {root}")
+    return read
+
+
+def _read_by_layout(
+    root: Path, splits: Sequence[str], format: Format, annotations: Path | None
+) -> Split:
+    """Of the formats that need to be told nothing but where they are."""
+    if format == "egtea":
+        return read_egtea(root, splits, annotations=annotations)
+    if format != "folder":
+        raise DataError(f"data.format: {format!r}; allowed: {', '.join(get_args(Format))}")
+    if annotations is not None:
+        raise DataError(f"data.annotations: {annotations} given, but format 'folder' has none")
+    return read_folder(root, splits)
+
+
+def _refuse_bad_arguments(root: Path, splits: Sequence[str], part: str) -> None:
+    if not root.is_dir():
+        raise DataError(f"data.root: no folder {root}")
+    if not splits:
+        raise DataError("no split is named")
+    if part not in get_args(Part):
+        raise DataError(f"part: {part!r}; allowed: {', '.join(get_args(Part))}")
+
+
+def _detect_format(
+    root: Path, annotations: Path | None, columns: Mapping[str, str]
+) -> Literal["egtea", "table", "folder"]:
+    if (find_annotations(root, annotations) / "action_idx.txt").is_file():
+        return "egtea"
+    place = root if annotations is None else root / annotations
+    if find_tables(place, root, path_column=columns.get("path", "path")):
+        return "table"
+    if find_videos(root, depth=1) or find_videos(root, depth=2):
+        return "folder"
+    raise DataError(
+        f"{place}: no data set found; looked for action_idx.txt (egtea), a .csv with a column "
+        "'path' or a .txt of lines 'path label' (table), <split>/<class>/<video> or "
+        "<class>/<video> (folder)"
+    )
+
+
+def _select_heads(split: Split, heads: Sequence[str] | None) -> Split:
+    if heads is None:
+        return split
+    for head in heads:
+        if head not in split.heads:
+            there = ", ".join(split.heads)
+            raise DataError(f"model.heads: the data has no label {head!r}; there are: {there}")
+    records = [
+        dataclasses.replace(record, labels={head: record.labels[head] for head in heads})
+        for record in split.records
+    ]
+    return Split(split.name, records, {head: split.vocabularies[head] for head in heads})
+
+
+def _hold_out(
+    split: Split, *, column: str, subjects: Sequence[str], part: Literal["rest", "held_out"]
+) -> Split:
+    if not subjects:
+        raise DataError(f"data.hold_out_subjects: empty, so split {split.name!r} has no {part}")
+    there = sorted({r.metadata[column] for r in split.records if column in r.metadata})
+    if not there:
+        columns = ", ".join(split.records[0].metadata) or "none"
+        raise DataError(f"data.hold_out_column: no column {column!r}; there are: {columns}")
+    for subject in subjects:
+        if subject not in there:
+            raise DataError(
+                f"data.hold_out_subjects: no {column} {subject!r} in split {split.name!r}; "
+                f"there are: {', '.join(there)}"
+            )
+    records = [
+        record
+        for record in split.records
+        if (record.metadata.get(column) in subjects) == (part == "held_out")
+    ]
+    return Split(f"{split.name} ({part})", records, split.vocabularies)
+
+
+def _relabel(split: Split, vocabularies: Mapping[str, Vocabulary]) -> Split:
+    """The same records under other class lists, by name."""
+    for head in split.heads:
+        if head not in vocabularies:
+            given = ", ".join(vocabularies)
+            raise DataError(f"model.heads: no class list for {head!r}; there are: {given}")
+    records = [
+        dataclasses.replace(
+            record,
+            labels={head: _index(record, head, split, vocabularies[head]) for head in split.heads},
+        )
+        for record in split.records
+    ]
+    return Split(split.name, records, {head: vocabularies[head] for head in split.heads})
+
+
+def _index(record: VideoRecord, head: str, split: Split, vocabulary: Vocabulary) -> int:
+    label = record.labels[head]
+    if label == UNLABELLED:
+        return UNLABELLED
+    name = split.vocabularies[head].names[label]
+    if name not in vocabulary:
+        raise DataError(
+            f"split {split.name!r}: {record.id}: {head} {name!r} is none of the "
+            f"{len(vocabulary)} classes given"
+        )
+    return vocabulary.index(name)
+
+
+def _check_files(split: Split, expected: str) -> None:
+    there = {path: path.exists() for path in {record.path for record in split.records}}
+    missing = [record.path for record in split.records if not there[record.path]]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: no such video; {len(missing)} of {len(split)} records of split "
+            f"{split.name!r} have none; expected {expected}"
+        )

@@ -1,0 +1,155 @@
+"""Every figure of a report, made from class counts and scores. All are fractions in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdb_video.counts import ClassCounts
+from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions
+
+BOOTSTRAP_DRAWS = 2000
+CALIBRATION_BINS = 15
+
+
+def head_figures(
+    part: HeadPredictions, classes: HeadClasses, *, per_class: bool = True
+) -> dict[str, Any]:
+    """The figures of one head, by the names of the report file.
+
+    Macro figures are over the classes that the split has (`num_classes_present`). A figure that
+    does not exist is None: top5 of five classes or fewer, a shot group without a class, anything
+    of a split without a labelled video.
+    """
+    counts = part.counts
+    present = counts.total > 0
+    if not present.any():
+        return {"num_classes": counts.num_classes, "num_classes_present": 0}
+    accuracy = counts.class_accuracy[present]
+    adjusted = ClassCounts(counts.num_classes)
+    adjusted.update(logit_adjusted(part.scores, classes.train_counts), part.labels)
+    has_top5 = counts.num_classes > 5
+    figures: dict[str, Any] = {
+        "num_classes": counts.num_classes,
+        "num_classes_present": counts.num_classes_present,
+        "num_videos": int(counts.total.sum()),
+        "top1": counts.top1,
+        "top5": counts.top5 if has_top5 else None,
+        "mean_class_accuracy": counts.mean_class_accuracy,
+        "mean_class_accuracy_interval": mean_class_accuracy_interval(counts),
+        "mean_class_top5": float(counts.class_top5.nanmean()) if has_top5 else None,
+        "mean_class_accuracy_logit_adjusted": adjusted.mean_class_accuracy,
+        "mean_class_precision": float(class_precision(counts)[present].mean()),
+        "macro_f1": float(class_f1(counts)[present].mean()),
+        "harmonic_mean": harmonic_mean(accuracy),
+        "worst_fifth": worst_fifth(accuracy),
+        "ece": expected_calibration_error(part.scores, part.labels),
+        **{name: group._asdict() for name, group in counts.by_shot(classes.train_counts).items()},
+    }
+    if per_class:
+        of_class = counts.class_accuracy.tolist()
+        figures["class_accuracy"] = {
+            name: None if math.isnan(value) else value
+            for name, value in zip(classes.names, of_class, strict=True)
+        }
+        figures["train_count"] = dict(
+            zip(classes.names, classes.train_counts.tolist(), strict=True)
+        )
+        figures["count"] = dict(zip(classes.names, counts.total.tolist(), strict=True))
+    return figures
+
+
+def class_precision(counts: ClassCounts) -> Tensor:
+    """(K,) float64: right over predicted; 0 for a class that was never predicted."""
+    return counts.correct.double() / counts.predicted.clamp(min=1)
+
+
+def class_f1(counts: ClassCounts) -> Tensor:
+    """(K,) float64: harmonic mean of class accuracy and precision; 0 where both are."""
+    return 2 * counts.correct.double() / (counts.total + counts.predicted).clamp(min=1)
+
+
+def harmonic_mean(accuracy: Tensor) -> float:
+    """Of class accuracies (K,); 0 as soon as one class is never right."""
+    return float(len(accuracy) / (1 / accuracy).sum())
+
+
+def worst_fifth(accuracy: Tensor) -> float:
+    """Mean over the ceil(K / 5) lowest of class accuracies (K,)."""
+    return float(accuracy.sort().values[: math.ceil(len(accuracy) / 5)].mean())
+
+
+def logit_adjusted(scores: Tensor, train_counts: Tensor, *, tau: float = 1.0) -> Tensor:
+    """log scores - tau log(prior), (M, K): what balanced training data would have predicted.
+
+    Menon et al., "Long-tail learning via logit adjustment", arXiv 2007.07314, equation 9. It needs
+    no training, and is the control that any long-tail loss should beat. A class without training
+    clips is taken to have one.
+
+    Args:
+        scores: (M, K) probabilities.
+        train_counts: (K,) training clips.
+        tau: strength; 1 is the theory's, 0 changes nothing.
+
+    """
+    counts = train_counts.clamp(min=1).to(scores.dtype)
+    return scores.clamp(min=1e-30).log() - tau * (counts / counts.sum()).log()
+
+
+def mean_class_accuracy_interval(counts: ClassCounts, *, seed: int = 0) -> list[float]:
+    """95 % interval of mean class accuracy by 2,000 bootstrap draws over videos, class by class.
+
+    Drawing n_c videos of a class with replacement, of which k_c are right, gives a binomial
+    (n_c, k_c / n_c) number of right ones: so that is drawn directly.
+    """
+    present = counts.total > 0
+    total = counts.total[present].numpy()
+    accuracy = counts.class_accuracy[present].numpy()
+    draws = np.random.default_rng(seed).binomial(
+        total, accuracy, size=(BOOTSTRAP_DRAWS, len(total))
+    )
+    low, high = np.quantile((draws / total).mean(axis=1), [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def expected_calibration_error(scores: Tensor, labels: Tensor) -> float:
+    """Mean gap between confidence and accuracy over 15 equal bins (Guo et al., arXiv 1706.04599).
+
+    Args:
+        scores: (M, K) probabilities.
+        labels: (M,), negative where unlabelled.
+
+    """
+    with warnings.catch_warnings():
+        # torchmetrics warns of libraries of its own that it does not find.
+        warnings.simplefilter("ignore")
+        from torchmetrics.functional.classification import multiclass_calibration_error
+    labelled = labels >= 0
+    return float(
+        multiclass_calibration_error(
+            scores[labelled],
+            labels[labelled],
+            num_classes=scores.shape[1],
+            n_bins=CALIBRATION_BINS,
+            norm="l1",
+        )
+    )
+
+
+def selection_figure(counts: dict[str, ClassCounts], *, select_by: str | None = None) -> float:
+    """The figure that picks a run's best epoch.
+
+    The mean class accuracy of head `select_by`; without one, of the action head where there is
+    one, else the mean over the heads.
+    """
+    if select_by is None and "action" in counts:
+        select_by = "action"
+    if select_by is not None:
+        return counts[select_by].mean_class_accuracy
+    values = torch.tensor([part.mean_class_accuracy for part in counts.values()])
+    return float(values.mean())

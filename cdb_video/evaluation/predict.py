@@ -1,0 +1,75 @@
+"""A video file -> the top classes of each head, by the very pipeline of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cdb_video.clips.dataset import ClipSampler, Decoder, EvaluationViews
+from cdb_video.clips.loader import EvaluationLoader
+from cdb_video.clips.transforms import EvaluationCrops
+from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.evaluation.evaluate import evaluate
+from cdb_video.models.recognizer import Recognizer
+from cdb_video.precision import Precision
+
+Ranking = list[tuple[str, float]]
+"""(class name, score) pairs, the highest score first."""
+
+
+def predict(
+    model: Recognizer,
+    path: str | Path,
+    *,
+    class_names: Mapping[str, Sequence[str]],
+    sampler: ClipSampler,
+    crops: EvaluationCrops,
+    num_clips: int = 1,
+    decoder: Decoder = "pyav",
+    precision: Precision = "fp32",
+    top: int = 5,
+) -> dict[str, Ranking]:
+    """The `top` classes of each head with their scores, never more than there are.
+
+    Args:
+        model: on its device.
+        path: a video file, taken from its start to its end.
+        class_names: head -> names.
+        sampler: which frames make a clip.
+        crops: the windows of a frame.
+        num_clips: clips that are averaged.
+        decoder: library that decodes.
+        precision: of the forward pass.
+        top: how many classes.
+
+    Raises:
+        DecodeError: naming the file.
+
+    """
+    path = Path(path)
+    record = VideoRecord(
+        id=str(path), path=path, video_id=path.stem, recording=path.stem, labels={}
+    )
+    views = EvaluationViews(
+        [record], sampler=sampler, crops=crops, num_clips=num_clips, decoder=decoder
+    )
+    report = evaluate(
+        model,
+        EvaluationLoader(views, clips_per_batch=views.num_views),
+        device=next(model.parameters()).device,
+        precision=precision,
+    )
+    heads = report.predictions.heads
+    return {
+        head: rank_classes(part.scores[0], class_names[head], top=top)
+        for head, part in heads.items()
+    }
+
+
+def rank_classes(scores: Tensor, names: Sequence[str], *, top: int) -> Ranking:
+    """The best of scores (K,) with their names; the lower index first on ties."""
+    order = torch.argsort(scores, descending=True, stable=True)[:top]
+    return [(names[i], float(scores[i])) for i in order.tolist()]

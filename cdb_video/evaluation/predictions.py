@@ -1,0 +1,120 @@
+"""Video-level scores with what is needed to score them again, as one .npz without pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdb_video.counts import ClassCounts
+from cdb_video.errors import DataError
+
+
+@dataclass(frozen=True)
+class HeadPredictions:
+    """One head's scores of M videos."""
+
+    scores: Tensor
+    """(M, K) fp32: the mean over views of the softmax."""
+    view_scores: Tensor
+    """(M, V, K) fp16."""
+    labels: Tensor
+    """(M,) int64, -1 where unlabelled."""
+
+    @property
+    def counts(self) -> ClassCounts:
+        """Every labelled video counted once."""
+        counts = ClassCounts(self.scores.shape[1])
+        counts.update(self.scores, self.labels)
+        return counts
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log score of the own class, over labelled videos; NaN without any."""
+        labelled = self.labels >= 0
+        own = self.scores[labelled].gather(1, self.labels[labelled][:, None])
+        return float(-own.double().clamp(min=1e-30).log().mean())
+
+
+@dataclass(frozen=True)
+class HeadClasses:
+    """What is known of a head's classes."""
+
+    names: tuple[str, ...]
+    train_counts: Tensor
+    """(K,) int64: labelled training clips."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The scores of a split."""
+
+    ids: tuple[str, ...]
+    heads: Mapping[str, HeadPredictions]
+
+    def __post_init__(self) -> None:
+        for head, part in self.heads.items():
+            sizes = {len(self.ids), len(part.scores), len(part.view_scores), len(part.labels)}
+            if len(sizes) != 1:
+                raise ValueError(f"head {head!r}: ids, scores and labels differ in length: {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def counts(self) -> dict[str, ClassCounts]:
+        """Head -> counts over the videos."""
+        return {head: part.counts for head, part in self.heads.items()}
+
+
+def save_predictions(
+    path: Path, predictions: Predictions, classes: Mapping[str, HeadClasses]
+) -> None:
+    """Write `predictions_<split>.npz`; a file of that name is replaced in one move."""
+    arrays: dict[str, np.ndarray] = {"ids": np.array(predictions.ids, dtype=np.str_)}
+    for head, part in predictions.heads.items():
+        arrays[f"scores_{head}"] = part.scores.numpy()
+        arrays[f"view_scores_{head}"] = part.view_scores.numpy()
+        arrays[f"labels_{head}"] = part.labels.numpy()
+        arrays[f"class_names_{head}"] = np.array(classes[head].names, dtype=np.str_)
+        arrays[f"train_counts_{head}"] = classes[head].train_counts.numpy()
+    beside = path.with_name(f"{path.stem}.tmp{os.getpid()}.npz")
+    np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]
+    beside.replace(path)
+
+
+def load_predictions(path: Path) -> tuple[Predictions, dict[str, HeadClasses]]:
+    """The predictions and classes of a file that `save_predictions` wrote.
+
+    Raises:
+        DataError: not such a file.
+
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        ids = tuple(arrays["ids"].tolist())
+        names = [name.removeprefix("scores_") for name in arrays if name.startswith("scores_")]
+        heads = {
+            head: HeadPredictions(
+                scores=torch.from_numpy(arrays[f"scores_{head}"]),
+                view_scores=torch.from_numpy(arrays[f"view_scores_{head}"]),
+                labels=torch.from_numpy(arrays[f"labels_{head}"]),
+            )
+            for head in names
+        }
+        classes = {
+            head: HeadClasses(
+                names=tuple(arrays[f"class_names_{head}"].tolist()),
+                train_counts=torch.from_numpy(arrays[f"train_counts_{head}"]),
+            )
+            for head in names
+        }
+        return Predictions(ids, heads), classes
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not a predictions file: {error}") from None

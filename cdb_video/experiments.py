@@ -1,0 +1,213 @@
+"""Runs as a whole: open one, load what it learned, score one of its splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdb_video.build import build_model
+from cdb_video.build_data import Data, build_evaluation_loader, clip_sampler, evaluation_crops
+from cdb_video.clips.transforms import ToModelInput, crop, view_windows
+from cdb_video.config import Config, load_config
+from cdb_video.datasets.annotations import Vocabulary
+from cdb_video.distributed import ONE_PROCESS, Ranks
+from cdb_video.errors import RunError
+from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.evaluation.predict import Ranking, predict
+from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.models.base import Normalization
+from cdb_video.models.recognizer import Recognizer
+from cdb_video.precision import choose_precision
+from cdb_video.training import checkpoint
+from cdb_video.training.run_folder import RunFolder, choose_run_folder
+
+MAY_DIFFER_ON_RESUME = {
+    "run.name",
+    "run.output_dir",
+    "data.root",
+    "data.cache_dir",
+    "data.num_workers",
+    "train.epochs",
+    "train.micro_batch_size",
+}
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run: what it takes to use its model."""
+
+    model: Recognizer
+    """In evaluation mode, on its device."""
+    classes: Mapping[str, HeadClasses]
+    """Head -> names and training counts."""
+    config: Config
+    checkpoint: Path
+    folder: Path
+    """Where reports go: the run's folder."""
+
+    @property
+    def class_names(self) -> dict[str, tuple[str, ...]]:
+        """Head -> names, in the order of the logits."""
+        return {head: part.names for head, part in self.classes.items()}
+
+    @property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Head -> class list, for `read_split`."""
+        return {head: Vocabulary(part.names) for head, part in self.classes.items()}
+
+    def transform(self, frames: Tensor) -> Tensor:
+        """Frames (T, C, H, W) uint8 -> the model's input (1, C, T, crop, crop): the centre crop."""
+        clip = self.config.clip
+        sizes = {"crop_size": clip.crop_size, "short_side": clip.short_side}
+        [window] = view_windows(*frames.shape[-2:], num_crops=1, **sizes)
+        clips = crop(frames, window, crop_size=clip.crop_size).transpose(0, 1)[None]
+        device = next(self.model.parameters()).device
+        to_input = ToModelInput(*self.model.normalization).to(device)
+        result: Tensor = to_input(clips.to(device))
+        return result
+
+    def predict(self, path: str | Path, *, top: int = 5) -> dict[str, Ranking]:
+        """The top classes of each head for a video file, as evaluation scores it."""
+        return predict(
+            self.model,
+            path,
+            class_names=self.class_names,
+            sampler=clip_sampler(self.config),
+            crops=evaluation_crops(self.config),
+            num_clips=self.config.views.num_clips,
+            decoder=self.config.data.decoder,
+            precision=choose_precision(
+                self.config.train.precision, next(self.model.parameters()).device
+            ),
+            top=top,
+        )
+
+
+def load_run(
+    run: str | Path, *, overrides: Sequence[str] = (), device: torch.device | str = "cpu"
+) -> LoadedRun:
+    """A run's best model, by mean class accuracy of the validation split; the last without one.
+
+    Args:
+        run: a run's folder, or one checkpoint in it.
+        overrides: `section.key=value` on top of the run's configuration, such as data.root.
+        device: where the model is to be.
+
+    Raises:
+        RunError: no such run, no checkpoint in it, or a damaged one.
+        ConfigError: an override that cannot be used.
+
+    """
+    path = find_checkpoint(Path(run))
+    state = checkpoint.load_model(path)
+    config = load_config(path / "config.yaml", overrides)
+    about = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    classes = {
+        head: HeadClasses(tuple(known["names"]), torch.tensor(known["train_counts"]))
+        for head, known in about["classes"].items()
+    }
+    model = build_model(
+        config.model,
+        num_classes={head: len(known.names) for head, known in classes.items()},
+        num_frames=config.clip.num_frames,
+        crop_size=config.clip.crop_size,
+    )
+    model.load_state_dict(state)
+    normalization = {key: _tuple(value) for key, value in about["normalization"].items()}
+    model.normalization = Normalization(**normalization)
+    # As in training: the result of a convolution depends on the memory format in the last bits.
+    model.to(torch.device(device), memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint that a RUN argument means.
+
+    Raises:
+        RunError: there is none.
+
+    """
+    if (run / checkpoint.MANIFEST).exists():
+        return run
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise RunError(f"{run}: neither a run's folder nor a checkpoint")
+    best = checkpoint.load_best(folder)
+    if best is not None:
+        return folder / str(best["checkpoint"])
+    found = checkpoint.checkpoints(folder)
+    if not found:
+        raise RunError(f"{run}: no checkpoint in it yet")
+    return found[-1]
+
+
+def score(run: LoadedRun, role: str, *, data: Data, ranks: Ranks = ONE_PROCESS) -> EvalReport:
+    """Score a split of the run's data, by role; every rank scores its part."""
+    loader = build_evaluation_loader(run.config, data.split(role), ranks=ranks)
+    device = next(run.model.parameters()).device
+    return evaluate(
+        run.model,
+        loader,
+        device=device,
+        precision=choose_precision(run.config.train.precision, device),
+        micro_batch_size=run.config.train.micro_batch_size,
+        description=f"evaluating {role}",
+        quiet=not ranks.is_main,
+    )
+
+
+def open_run(config: Config, *, config_name: str, resume: bool) -> tuple[RunFolder, Config]:
+    """The folder of a new or continued run, locked, and the configuration with its name in it.
+
+    Raises:
+        RunError: the run exists and is not to be resumed, is being written to, or was made with
+            another configuration.
+
+    """
+    path = choose_run_folder(
+        Path(config.run.output_dir), config.run.name, config_name=config_name, resume=resume
+    )
+    named = config.model_copy(update={"run": config.run.model_copy(update={"name": path.name})})
+    run = RunFolder(path)
+    if resume:
+        found, damaged = checkpoint.newest_valid(run.checkpoints)
+        for line in damaged:
+            print(line)
+        if found is None:
+            print(f"{path}: nothing to resume, starting the run")
+        else:
+            _refuse_changes(found, config)
+            print(f"{path}: resuming from {found.name}")
+        run.resume_from = None if found is None else str(found)
+    return run, named
+
+
+def _refuse_changes(found: Path, config: Config) -> None:
+    before = load_config(found / "config.yaml")
+    for key, (old, new) in _differences(before, config).items():
+        if key not in MAY_DIFFER_ON_RESUME:
+            raise RunError(
+                f"{key}={new}: the run was started with {old}; on --resume only "
+                f"{', '.join(sorted(MAY_DIFFER_ON_RESUME - {'run.name'}))} may differ"
+            )
+
+
+def _differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return {
+        f"{section}.{key}": (value, new[section][key])
+        for section, keys in old.items()
+        for key, value in keys.items()
+        if value != new[section][key]
+    }

@@ -1,0 +1,240 @@
+"""The class-wise difficulty-balanced (CDB) loss.
+
+Sinha, Ohashi, Nakamura, "Class-Wise Difficulty-Balanced Loss for Solving Class-Imbalance",
+ACCV 2020, arXiv 2010.01824: a class is weighed by how hard the model finds it on held-out clips,
+w_c = (1 - A_c)^tau, and not by how rare it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cdb_video.counts import ClassCounts
+from cdb_video.losses.difficulty import ClassDifficulty, check_accuracy
+from cdb_video.losses.reweighting import Reduction
+
+DynamicTau = Literal["dynamic", "dynamic_release"]
+Tau = float | DynamicTau
+
+EPSILON = 0.01
+"""Keeps tau's ratio finite; the paper's symbol, the released code's value."""
+
+
+def cdb_weights(class_accuracy: Tensor, *, tau: Tau = "dynamic") -> Tensor:
+    """Class weights (K,) with mean 1, from accuracies (K,) in [0, 1] on held-out clips.
+
+    w_c = (1 - A_c)^tau (equation 2), rescaled to mean 1 over the measured classes, as all released
+    code does. A class that was never measured (NaN) has weight 1; when every class is solved, all
+    weights are 1. A class that alone is solved has weight 0: that is the paper's rule.
+
+    Args:
+        class_accuracy: (K,) recall of each class.
+        tau: how strongly difficulty weighs; 0 is plain cross entropy. "dynamic" (equations 3, 4):
+            2 sigmoid(max A / (min A + 0.01) - 1), in [0.54, 2). "dynamic_release", the released
+            EGTEA and CIFAR code: sigmoid(max A / (min A + 0.01)), in [0.5, 1].
+
+    Raises:
+        ValueError: accuracies outside [0, 1] or NaN everywhere; a negative or unknown tau.
+
+    """
+    check_tau(tau)
+    check_accuracy("class_accuracy", class_accuracy)
+    return weights_from_difficulty(1 - class_accuracy.double(), tau).to(class_accuracy.dtype)
+
+
+def weights_from_difficulty(difficulty: Tensor, tau: Tau) -> Tensor:
+    """`cdb_weights` of accuracies 1 - difficulty; it checks nothing and never waits for the device.
+
+    With no class measured, all weights are 1.
+    """
+    measured = ~difficulty.isnan()
+    power = _tau(1 - difficulty, tau)
+    # 0^0 is 1 in torch, so tau 0 gives plain cross entropy for solved classes too.
+    raw = torch.where(measured, difficulty, 0.0).pow(power) * measured
+    total = raw.sum()
+    weights = raw * (measured.sum() / total)
+    return torch.where(measured & (total > 0), weights, 1.0)
+
+
+def _tau(accuracy: Tensor, tau: Tau) -> Tensor:
+    if not isinstance(tau, str):
+        return accuracy.new_tensor(float(tau))
+    highest = accuracy.nan_to_num(-torch.inf).amax()
+    lowest = accuracy.nan_to_num(torch.inf).amin()
+    ratio = highest / (lowest + EPSILON)
+    exponent = 2 * torch.sigmoid(ratio - 1) if tau == "dynamic" else torch.sigmoid(ratio)
+    return exponent.nan_to_num(1.0)
+
+
+def check_tau(tau: Tau) -> None:
+    """Refuse a tau that is neither a number of at least 0 nor one of the dynamic ones."""
+    allowed = get_args(DynamicTau)
+    is_number = isinstance(tau, (int, float)) and not isinstance(tau, bool)
+    if not (tau in allowed if isinstance(tau, str) else is_number and 0 <= tau < float("inf")):
+        raise ValueError(f"tau must be a number >= 0 or one of {', '.join(allowed)}, got {tau!r}")
+
+
+class CDBLoss(nn.Module):
+    """mean_i w_{y_i} base(z_i, y_i): any per-sample loss, weighed by class difficulty.
+
+    The weights are all 1 until the first `update`. The mean is over labelled samples and not, as
+    `F.cross_entropy(weight=...)` has it, over their weights: that would cancel the weight of a
+    batch of one class. With weights of 1 the loss equals `F.cross_entropy` bit for bit.
+
+        criterion = CDBLoss(num_classes=19)
+        for epoch in range(epochs):
+            for clips, verb in train_loader:
+                criterion(model(clips), verb).backward()
+                ...
+            criterion.update(class_accuracy_on_held_out_clips)      # (19,), NaN where none
+
+    Args:
+        num_classes: K.
+        tau: see `cdb_weights`.
+        base: a per-sample loss: (N, K), (N,) -> (N,), such as a loss with `reduction="none"`.
+            None: cross entropy.
+        class_counts: not used; here because every loss of the shelf takes it.
+        reduction: "mean" over labelled samples, "sum", or "none" (N,).
+        label_smoothing: of the cross entropy, weighed by w_y like the rest of a sample's loss.
+            Not together with `base`, which owns its own.
+        ignore_index: targets that add nothing.
+        ema: see `ClassDifficulty`.
+        prior_strength: see `ClassDifficulty`.
+        floor: see `ClassDifficulty`.
+
+    """
+
+    class_weights: Tensor
+    """(K,) fp32, mean 1."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        tau: Tau = "dynamic",
+        base: nn.Module | None = None,
+        class_counts: Tensor | None = None,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        ema: float = 0.0,
+        prior_strength: float = 0.0,
+        floor: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_tau(tau)
+        if reduction not in get_args(Reduction):
+            raise ValueError(
+                f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}"
+            )
+        if base is not None and label_smoothing:
+            raise ValueError(
+                f"label_smoothing={label_smoothing} belongs to the base loss: set it there"
+            )
+        if base is not None and getattr(base, "reduction", "none") != "none":
+            raise ValueError(f"base must have reduction='none', got {base.reduction!r}")
+        self.tau = tau
+        self.base = base
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.ignore_index = ignore_index
+        self.class_difficulty = ClassDifficulty(
+            num_classes, ema=ema, prior_strength=prior_strength, floor=floor
+        )
+        self.register_buffer("class_weights", torch.ones(num_classes))
+
+    @property
+    def difficulty(self) -> Tensor:
+        """(K,) in [0, 1], NaN where never measured."""
+        return self.class_difficulty.difficulty
+
+    def update(self, measured: Tensor | ClassCounts) -> None:
+        """Weigh by a new measurement from here on: accuracies (K,), or counts.
+
+        Under several ranks the counts must be those of all of them (`ClassCounts.all_reduce`).
+
+        Raises:
+            ValueError: see `ClassDifficulty.update`.
+
+        """
+        self.class_difficulty.update(measured)
+        self._reweigh()
+
+    def observe(self, logits: Tensor, target: Tensor) -> None:
+        """Count a training batch towards the next `step`, for difficulty without held-out clips."""
+        self.class_difficulty.observe(logits, target)
+
+    def step(self) -> None:
+        """Weigh by what was observed since the last step."""
+        self.class_difficulty.step()
+        self._reweigh()
+
+    @torch.no_grad()
+    def _reweigh(self) -> None:
+        # In place: compiled graphs and checkpoints keep hold of the same buffer.
+        self.class_weights.copy_(weights_from_difficulty(self.difficulty, self.tau))
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, fp32.
+
+        Args:
+            logits: (N, K).
+            target: (N,) class indices, or (N, K) probabilities (mixup), which cross entropy alone
+                can take: sum_k w_k t_k (-log p_k).
+
+        """
+        if logits.ndim != 2 or logits.shape[1] != len(self.class_weights):
+            expected = f"(N, {len(self.class_weights)})"
+            raise ValueError(f"logits must be {expected}, got {tuple(logits.shape)}")
+        if target.is_floating_point():
+            return self._reduce(self._soft(logits, target), len(target))
+        labelled = target != self.ignore_index
+        if self.base is None and not self.label_smoothing:
+            losses = F.cross_entropy(
+                logits.float(),
+                target,
+                weight=self.class_weights,
+                reduction="none" if self.reduction == "none" else "sum",
+                ignore_index=self.ignore_index,
+            )
+        else:
+            known = target.where(labelled, 0)
+            weights = self.class_weights[known].where(labelled, 0.0)
+            losses = weights * self._per_sample(logits, known)
+        return self._reduce(losses, labelled.sum())
+
+    def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.base is None:
+            smoothing = self.label_smoothing
+            return F.cross_entropy(
+                logits.float(), target, reduction="none", label_smoothing=smoothing
+            )
+        losses: Tensor = self.base(logits, target)
+        return losses
+
+    def _soft(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.base is not None:
+            raise ValueError(
+                "soft targets need cross entropy; of another base, mix the losses of both labels"
+            )
+        return F.cross_entropy(
+            logits.float(),
+            target.float(),
+            weight=self.class_weights,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _reduce(self, losses: Tensor, count: Tensor | int) -> Tensor:
+        if self.reduction == "none":
+            return losses
+        total = losses.sum()
+        return total if self.reduction == "sum" else total / count
+
+    def extra_repr(self) -> str:
+        """The options, for `repr`."""
+        return f"tau={self.tau!r}, reduction={self.reduction!r}"

@@ -1,0 +1,61 @@
+"""One loss a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cdb_video.counts import ClassCounts
+from cdb_video.losses.cdb import CDBLoss
+
+
+class MultiHeadLoss(nn.Module):
+    """{head: (N, K)} logits and {head: (N,)} labels -> {head: ()} losses.
+
+    Args:
+        losses: head -> loss.
+        head_weights: head -> its factor in `total`; 1 where not given.
+
+    """
+
+    def __init__(
+        self, losses: Mapping[str, nn.Module], *, head_weights: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(head_weights or {}) - set(losses))
+        if unknown:
+            raise ValueError(f"head_weights names {unknown[0]!r}; the heads are {list(losses)}")
+        self.losses = nn.ModuleDict(losses)
+        self.head_weights = dict.fromkeys(losses, 1.0) | dict(head_weights or {})
+
+    def forward(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Each head's loss, not yet weighed against the others."""
+        return {head: loss(logits[head], labels[head]) for head, loss in self.losses.items()}
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum over heads, ()."""
+        return torch.stack([self.head_weights[head] * loss for head, loss in losses.items()]).sum()
+
+    def update(self, counts: Mapping[str, ClassCounts]) -> None:
+        """Hand class counts to the losses of their heads; a loss without state ignores them."""
+        for head, measured in counts.items():
+            loss = self.losses[head]
+            if isinstance(loss, CDBLoss):
+                loss.update(measured)
+
+    def class_weights(self, head: str) -> Tensor:
+        """(K,) weights of a head's loss; ones for a loss that weighs no class."""
+        loss = self.losses[head]
+        if isinstance(loss, CDBLoss):
+            return loss.class_weights
+        return torch.ones(cast(int, loss.num_classes))
+
+    def difficulty(self, head: str, class_accuracy: Tensor) -> Tensor:
+        """(K,) difficulty as a head's loss has it; 1 - accuracy (K,) for a loss without any."""
+        loss = self.losses[head]
+        return loss.difficulty if isinstance(loss, CDBLoss) else 1 - class_accuracy

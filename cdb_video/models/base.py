@@ -1,0 +1,92 @@
+"""What every backbone is: a module from clips (N, C, T, H, W) to features (N, F)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from cdb_video.errors import ConfigError
+
+
+class Normalization(NamedTuple):
+    """How a backbone's published weights expect pixels: ((pixel / 255) * value_range - mean) / std.
+
+    It belongs to the weights: another mean is a shift that their first layer never saw.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    value_range: float = 1.0
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Clips (N, C, T, H, W), normalised, to features (N, num_features)."""
+
+    num_features: int
+    normalization: Normalization
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, num_features)."""
+        ...
+
+
+class VideoBackbone(nn.Module):
+    """A network `net`, ours or a library's, as a `Backbone`.
+
+    Every parameter is named `net.` plus its name in the library, so a published file is renamed by
+    one prefix.
+    """
+
+    def __init__(self, net: nn.Module, *, num_features: int, normalization: Normalization) -> None:
+        super().__init__()
+        self.net = net
+        self.num_features = num_features
+        self.normalization = normalization
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, num_features)."""
+        features: Tensor = self.net(clips)
+        return features
+
+
+class GlobalMean(nn.Module):
+    """(N, F, T, H, W) -> (N, F), or (N, F, 1, 1, 1) with `keepdim`.
+
+    In place of the libraries' pools: a fixed kernel ties a model to one clip shape, and the
+    backward of `AdaptiveAvgPool3d` is not deterministic on a GPU.
+    """
+
+    def __init__(self, *, keepdim: bool = False) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The mean over time and space."""
+        return maps.mean((2, 3, 4), keepdim=self.keepdim)
+
+
+def require_clip(
+    backbone: str,
+    *,
+    num_frames: int,
+    crop_size: int,
+    min_frames: int = 1,
+    min_crop: int = 1,
+    frames_multiple: int = 1,
+    crop_multiple: int = 1,
+) -> None:
+    """Refuse a clip that a backbone cannot take.
+
+    Raises:
+        ConfigError: names `clip.num_frames` or `clip.crop_size`, its value and what is allowed.
+    """
+    limits = (
+        ("clip.num_frames", num_frames, min_frames, frames_multiple),
+        ("clip.crop_size", crop_size, min_crop, crop_multiple),
+    )
+    for key, value, minimum, multiple in limits:
+        if value < minimum or value % multiple:
+            steps = f" and a multiple of {multiple}" if multiple > 1 else ""
+            raise ConfigError(f"{key}: {value}; {backbone} takes {minimum} or more{steps}")

@@ -1,0 +1,67 @@
+"""Clips to the logits of every head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self, cast
+
+from torch import Tensor, nn
+
+from cdb_video.errors import ConfigError
+from cdb_video.models.base import Backbone
+
+
+class Recognizer(nn.Module):
+    """A backbone, dropout and one linear head a label: (N, C, T, H, W) -> {head: (N, K)}.
+
+    Heads start at N(0, 0.01) as SlowFast's do: large first logits would swamp a pretrained
+    backbone.
+
+    Raises:
+        ConfigError: without a head, or with a head name that PyTorch cannot hold.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, num_classes: Mapping[str, int], dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        if not num_classes:
+            raise ConfigError("model.heads: none; at least one label is needed")
+        self.backbone = backbone
+        self.normalization = backbone.normalization
+        self.num_classes = dict(num_classes)
+        self._backbone_is_frozen = False
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleDict()
+        for head, classes in num_classes.items():
+            linear = nn.Linear(backbone.num_features, classes)
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+            try:
+                self.heads[head] = linear
+            except KeyError as error:  # a dot, or an attribute of modules such as "type"
+                raise ConfigError(
+                    f"model.heads: {head!r} cannot name a head; rename the label"
+                ) from error
+
+    def freeze_backbone(self) -> None:
+        """Train the heads alone: no gradients for the backbone, and its batch norm as it is."""
+        self._backbone_is_frozen = True
+        cast(nn.Module, self.backbone).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self._backbone_is_frozen:
+            cast(nn.Module, self.backbone).eval()
+        return self
+
+    def features(self, clips: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, F), before dropout."""
+        return self.backbone(clips)
+
+    def forward(self, clips: Tensor) -> dict[str, Tensor]:
+        """(N, C, T, H, W) -> {head: logits (N, K)}."""
+        features = self.dropout(self.features(clips))
+        return {head: linear(features) for head, linear in self.heads.items()}

@@ -1,0 +1,196 @@
+"""Load weights into a `Recognizer`: published files of four layouts, or our own checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdb_video.errors import WeightsError
+from cdb_video.models.published_weights import KNOWN_WEIGHTS, resolve_weights
+from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.weight_layouts import PREFIX, State, to_our_names
+
+__all__ = ["KNOWN_WEIGHTS", "WeightsReport", "load_weights", "resolve_weights"]
+
+MIN_SHARE = 0.5
+"""Of the backbone's parameters: a file of which less fits is for another network."""
+
+_POSITIONS_1D = ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pos_embed_temporal")
+_POSITION_TABLES = (*_POSITIONS_1D, "pos_embed_spatial", "relative_position_bias_table")
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What a weights file gave to a model, by the model's names; `unused` by the library's."""
+
+    path: Path
+    layout: str
+    share: float
+    """Of the backbone's parameters, by number of elements, that the file filled."""
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...]
+    """Among `loaded`: position tables, interpolated to the configured clip."""
+    fresh: tuple[str, ...]
+    """As initialised: absent from the file, or of another shape there."""
+    unused: tuple[str, ...]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Name -> (shape in the file, shape in the model)."""
+
+    def summary(self) -> list[str]:
+        """A few lines to print: the share loaded, then what was not, by name."""
+        lines = [
+            f"{self.path}: {self.share:.1%} of the backbone's parameters loaded "
+            f"({len(self.loaded)} tensors, {self.layout} layout)"
+        ]
+        shapes = [f"{n} {file} -> {model}" for n, (file, model) in self.mismatched.items()]
+        for title, names in (
+            ("interpolated", self.resized),
+            ("fresh", self.fresh),
+            ("another shape", shapes),
+            ("unused", self.unused),
+        ):
+            if names:
+                lines.append(f"  {title}: {_shorten(names)}")
+        return lines
+
+
+def _shorten(names: Sequence[str], limit: int = 4) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def load_weights(
+    model: Recognizer, path: str | PathLike[str], *, allow_partial: bool = False
+) -> WeightsReport:
+    """Fill a model from a file: every tensor whose name and shape fit; the rest stays fresh.
+
+    Known layouts: our checkpoints (a `.safetensors` file or a folder with `model.safetensors`),
+    pytorchvideo and PySlowFast `.pyth`, torchvision `.pth`, Hara's 3D-ResNets. Heads load where
+    the file has one of the same name and class count. Pickles are read with `weights_only=True`.
+
+    Raises:
+        WeightsError: the file is missing or unreadable, less than half of the backbone fits (and
+            not `allow_partial`), or a position table cannot be interpolated. The model is then
+            as it was.
+    """
+    path = Path(path)
+    expected = model.state_dict()
+    layout, state = to_our_names(read_state(path), expected=expected.keys())
+    fitted, resized = _fit(state, expected, path=path)
+    share = _backbone_share(model, fitted)
+    if share < MIN_SHARE and not allow_partial:
+        # First names tell at a glance which network the file is for.
+        theirs, ours = (min(names).removeprefix(PREFIX) for names in (state, expected))
+        raise WeightsError(
+            f"{path}: {share:.0%} of the backbone's parameters fit, at least {MIN_SHARE:.0%} is "
+            f"needed; the file has {theirs!r}, the model {ours!r}"
+        )
+    model.load_state_dict(fitted, strict=False)
+    return WeightsReport(
+        path=path,
+        layout=layout,
+        share=share,
+        loaded=tuple(fitted),
+        resized=resized,
+        # Files of before PyTorch 0.4.1 have no `num_batches_tracked`, and nothing here uses it.
+        fresh=tuple(
+            name
+            for name in expected
+            if name not in fitted and not name.endswith("num_batches_tracked")
+        ),
+        unused=tuple(name.removeprefix(PREFIX) for name in state if name not in expected),
+        mismatched={
+            name: (tuple(value.shape), tuple(expected[name].shape))
+            for name, value in state.items()
+            if name in expected and name not in fitted
+        },
+    )
+
+
+def read_state(path: Path) -> State:
+    """The tensors of a file, by the file's names.
+
+    Raises:
+        WeightsError: the file is missing, cannot be read, or holds no tensors.
+    """
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign or damaged file raises whatever its bytes lead to
+        raise WeightsError(
+            f"{path}: not readable as weights ({type(error).__name__}); allowed are .safetensors "
+            "and PyTorch files that load with weights_only=True"
+        ) from error
+    for key in ("model_state", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = content.items() if isinstance(content, Mapping) else ()
+    state = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
+    if not state:
+        raise WeightsError(f"{path}: holds no named tensors, so no weights")
+    return state
+
+
+def _fit(
+    state: State, expected: Mapping[str, Tensor], *, path: Path
+) -> tuple[State, tuple[str, ...]]:
+    """The tensors that have a place of their shape, and the names of those interpolated to it."""
+    fitted: State = {}
+    resized: list[str] = []
+    for name, value in state.items():
+        if name not in expected:
+            continue
+        shape = expected[name].shape
+        if value.shape == shape:
+            fitted[name] = value
+        elif name.endswith(_POSITION_TABLES):
+            fitted[name] = _resize_positions(name, value, shape, path=path)
+            resized.append(name)
+    return fitted, tuple(resized)
+
+
+def _resize_positions(name: str, table: Tensor, shape: torch.Size, *, path: Path) -> Tensor:
+    """A position table (L, D) or (1, L, D) of one clip, interpolated to another.
+
+    Linear over time and over relative offsets, bicubic over the square grid of a frame's patches,
+    as ViT does for another image size (Dosovitskiy et al., ICLR 2021, 3.2).
+    """
+    length, width = shape[-2:]
+    if table.shape[-1] == width and table.ndim == len(shape):
+        rows = table.reshape(1, -1, width).transpose(1, 2).float()
+        side, new_side = math.isqrt(rows.shape[2]), math.isqrt(length)
+        if name.endswith(_POSITIONS_1D):
+            return F.interpolate(rows, size=length, mode="linear").transpose(1, 2).reshape(shape)
+        if name.endswith("pos_embed_spatial") and side**2 == rows.shape[2]:
+            grid = rows.reshape(1, width, side, side)
+            grid = F.interpolate(grid, size=(new_side, new_side), mode="bicubic")
+            return grid.flatten(2).transpose(1, 2).reshape(shape)
+    raise WeightsError(
+        f"{path}: {name} is {tuple(table.shape)} and cannot be interpolated to {tuple(shape)}; "
+        "use the clip.num_frames and clip.crop_size of the weights"
+    )
+
+
+def _backbone_share(model: Recognizer, fitted: Mapping[str, Tensor]) -> float:
+    """The fraction of the backbone's parameters, by number of elements, that is in `fitted`."""
+    sizes = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.startswith("backbone.")
+    }
+    return sum(size for name, size in sizes.items() if name in fitted) / max(sum(sizes.values()), 1)

@@ -1,0 +1,88 @@
+"""Parameter groups, optimisers and the learning rate as a function of the epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+
+def build_optimizer(
+    model: nn.Module,
+    *,
+    name: Literal["sgd", "adamw"],
+    lr: float,
+    head_lr_scale: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """SGD with Nesterov momentum, or AdamW, over the parameters that require gradients.
+
+    Args:
+        model: its parameters under `heads.` get `lr * head_lr_scale`.
+        name: of the optimiser.
+        lr: peak rate; `Schedule.apply` sets what is used.
+        head_lr_scale: factor for the heads.
+        momentum: SGD's, or AdamW's beta 1.
+        weight_decay: on weights of two or more dimensions; biases and norms are left alone.
+
+    """
+    groups = _parameter_groups(model, lr, head_lr_scale, weight_decay)
+    # fused: one kernel for all parameters in place of several a tensor.
+    if name == "adamw":
+        return AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+
+
+def _parameter_groups(
+    model: nn.Module, lr: float, head_lr_scale: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = name.startswith("heads."), parameter.ndim > 1
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "peak_lr": lr * (head_lr_scale if is_head else 1.0),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (is_head, decays), parameters in groups.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a share of its peak: a function of epochs done, so nothing to resume."""
+
+    epochs: int
+    shape: Literal["cosine", "steps", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    """Epochs of linear rise from a hundredth of the peak."""
+    step_at: Sequence[float] = (0.6,)
+    """Shares of all epochs at which `steps` falls."""
+    step_factor: float = 0.1
+
+    def factor(self, epochs_done: float) -> float:
+        """The share of the peak rate after this many epochs, fractions included."""
+        if epochs_done < self.warmup_epochs:
+            return 0.01 + 0.99 * epochs_done / self.warmup_epochs
+        if self.shape == "constant":
+            return 1.0
+        if self.shape == "steps":
+            passed = sum(epochs_done >= share * self.epochs for share in self.step_at)
+            return self.step_factor**passed
+        rest = max(self.epochs - self.warmup_epochs, 1e-9)
+        return 0.5 * (1 + math.cos(math.pi * min(1, (epochs_done - self.warmup_epochs) / rest)))
+
+    def apply(self, optimizer: Optimizer, epochs_done: float) -> float:
+        """Set every group's rate; the factor is returned."""
+        factor = self.factor(epochs_done)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        return factor

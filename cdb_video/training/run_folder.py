@@ -1,0 +1,112 @@
+"""The folder of a run: its name, its lock, and the files that are written once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from cdb_video.errors import RunError
+
+PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "numpy", "cdb-video")
+
+
+def choose_run_folder(
+    output_dir: Path, name: str | None, *, config_name: str, resume: bool
+) -> Path:
+    """Where a run is to be: `output_dir/name`, or the configuration's name and a free number.
+
+    With `resume` and no name it is the newest numbered run of the configuration, if there is one.
+
+    Raises:
+        RunError: a run of that name exists and is not to be resumed.
+
+    """
+    if name is not None:
+        folder = output_dir / name
+        if folder.exists() and not resume:
+            raise RunError(
+                f"run.name={name}: {folder} exists; add --resume to continue it or choose "
+                "another run.name"
+            )
+        return folder
+    pattern = re.compile(re.escape(config_name) + r"-(\d+)")
+    matches = [pattern.fullmatch(path.name) for path in output_dir.glob(f"{config_name}-*")]
+    numbers = [int(match[1]) for match in matches if match]
+    newest = max(numbers, default=0)
+    return output_dir / f"{config_name}-{newest if resume and newest else newest + 1}"
+
+
+class RunFolder:
+    """A run's folder, held by one writer until `close`.
+
+    `resume_from` is the checkpoint to continue from, None for a new run.
+
+    Raises:
+        RunError: another process writes to it.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.resume_from: str | None = None
+        self.checkpoints = path / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock: TextIO = (path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunError(f"{path}: another process is writing to this run") from None
+
+    def write_once(self, *, config_yaml: str, classes: dict[str, Any]) -> None:
+        """`config.yaml` and `run.json`, when the run starts."""
+        (self.path / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        about = {
+            "command": sys.argv,
+            "versions": versions(),
+            "git": git_state(),
+            "classes": classes,
+        }
+        text = json.dumps(about, indent=1, ensure_ascii=False)
+        (self.path / "run.json").write_text(text + "\n", encoding="utf-8")
+
+    def close(self) -> None:
+        """Let others write."""
+        self._lock.close()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it was changed; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", *arguments],  # noqa: S607 - whichever git the user has
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

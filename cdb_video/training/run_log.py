@@ -1,0 +1,150 @@
+"""What a run writes as it goes: metrics.jsonl, difficulty.csv, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+DIFFICULTY_COLUMNS = ("epoch", "head", "class", "train_count", "accuracy", "difficulty", "weight")
+
+
+class RunLog(Protocol):
+    """Where a run's figures go."""
+
+    def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
+        """One line: an event such as "train" or "eval", with its figures."""
+
+    def write_difficulty(
+        self,
+        epoch: int,
+        head: str,
+        *,
+        names: Sequence[str],
+        train_counts: Tensor,
+        accuracy: Tensor,
+        difficulty: Tensor,
+        weights: Tensor,
+    ) -> None:
+        """A row a class: its accuracy after the epoch, its weight from then on."""
+
+    def close(self) -> None:
+        """Write what is held back."""
+
+
+class SilentLog:
+    """The log of every rank but 0."""
+
+    def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
+        """Nothing."""
+
+    def write_difficulty(self, epoch: int, head: str, **columns: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class FileLog:
+    """The log of rank 0, in a run's folder.
+
+    Args:
+        folder: the run's.
+        from_epoch: epochs done; what an interrupted run wrote after them is taken back, so that no
+            line stands twice.
+        tensorboard: also write event files.
+
+    """
+
+    def __init__(self, folder: Path, *, from_epoch: int = 0, tensorboard: bool = True) -> None:
+        self.metrics_path = folder / "metrics.jsonl"
+        self.difficulty_path = folder / "difficulty.csv"
+        self._take_back(from_epoch)
+        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
+        """Append a line to metrics.jsonl; numbers go to TensorBoard too."""
+        line = {"event": event, "time": time.time(), "epoch": epoch, "step": step, **figures}
+        # NaN is not JSON: a figure that does not exist is null.
+        self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        self._metrics.flush()
+        if self._board is not None:
+            for name, value in _flat(figures, event):
+                self._board.add_scalar(name, value, step)
+
+    def write_difficulty(
+        self,
+        epoch: int,
+        head: str,
+        *,
+        names: Sequence[str],
+        train_counts: Tensor,
+        accuracy: Tensor,
+        difficulty: Tensor,
+        weights: Tensor,
+    ) -> None:
+        """Append a row a class to difficulty.csv; a figure that does not exist is empty."""
+        columns = [tensor.tolist() for tensor in (train_counts, accuracy, difficulty, weights)]
+        is_new = not self.difficulty_path.exists()
+        with self.difficulty_path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(DIFFICULTY_COLUMNS)
+            for name, *values in zip(names, *columns, strict=True):
+                row = ["" if math.isnan(value) else value for value in values]
+                writer.writerow([epoch, head, name, *row])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _take_back(self, from_epoch: int) -> None:
+        if self.metrics_path.exists():
+            lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _epoch_of(line) <= from_epoch]
+            self.metrics_path.write_text("".join(kept), encoding="utf-8")
+        if self.difficulty_path.exists():
+            with self.difficulty_path.open(newline="", encoding="utf-8") as file:
+                header, *rows = list(csv.reader(file))
+            with self.difficulty_path.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(
+                    [header, *(row for row in rows if int(row[0]) <= from_epoch)]
+                )
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # cut short when the run died
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+def _flat(figures: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+    pairs: list[tuple[str, float]] = []
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{prefix}/{name}")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            pairs.append((f"{prefix}/{name}", float(value)))
+    return pairs

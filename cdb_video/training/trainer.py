@@ -1,0 +1,288 @@
+"""The loop: `fit` speaks of epochs, `train_one_epoch` of batches, `train_step` of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from cdb_video import distributed
+from cdb_video.clips.batch import Batch
+from cdb_video.clips.dataset import sample_generator
+from cdb_video.clips.loader import TrainingLoader
+from cdb_video.clips.transforms import ToModelInput
+from cdb_video.counts import ClassCounts
+from cdb_video.distributed import ONE_PROCESS, Ranks
+from cdb_video.errors import RunError
+from cdb_video.evaluation.evaluate import EvalReport
+from cdb_video.evaluation.metrics import selection_figure
+from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.losses import MultiHeadLoss
+from cdb_video.models.recognizer import Recognizer
+from cdb_video.precision import Precision, autocast
+from cdb_video.progress import Progress
+from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
+from cdb_video.training.optim import Schedule
+from cdb_video.training.run_log import RunLog, SilentLog
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """Numbers of the loop; `config.TrainConfig` says what each one means."""
+
+    epochs: int
+    micro_batch_size: int
+    precision: Precision = "fp32"
+    clip_grad_norm: float | None = None
+    eval_every: int = 1
+    log_every: int = 10
+    difficulty_source: Literal["val", "train"] = "val"
+    select_by: str | None = None
+    seed: int = 0
+
+
+class Trainer:
+    """Trains a recognizer; one object a rank.
+
+    Args:
+        model: on its device, not wrapped.
+        criterion: on the same device; its losses have `reduction="sum"`.
+        optimizer: over the model's parameters.
+        schedule: of the learning rate.
+        loader: this rank's part of every step.
+        validate: model -> report, the same on every rank; None: no validation.
+        classes: head -> names and training counts, for difficulty.csv.
+        options: see `TrainerOptions`.
+        jitter: whether batches carry colour factors.
+        ranks: which process this is.
+        log: where figures go.
+        checkpoints: where checkpoints go.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Recognizer,
+        criterion: MultiHeadLoss,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        loader: TrainingLoader,
+        validate: Callable[[Recognizer], EvalReport] | None,
+        classes: Mapping[str, HeadClasses],
+        options: TrainerOptions,
+        jitter: bool = False,
+        ranks: Ranks = ONE_PROCESS,
+        log: RunLog | None = None,
+        checkpoints: CheckpointFolder | NoCheckpoints | None = None,
+    ) -> None:
+        self.model = model
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.loader = loader
+        self.validate = validate
+        self.classes = classes
+        self.options = options
+        self.ranks = ranks
+        self.log = log or SilentLog()
+        self.checkpoints = checkpoints or NoCheckpoints()
+        self.device = next(model.parameters()).device
+        self.to_input = ToModelInput(*model.normalization, jitter=jitter).to(self.device)
+        self.autocast = autocast(self.device, options.precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
+        self.network = distributed.wrap(model, self.device)
+        self.epoch = 0
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.train_counts = {
+            head: ClassCounts(classes, device=self.device)
+            for head, classes in model.num_classes.items()
+        }
+        # Loss of every head, and clips: summed on the device, read every `log_every` steps.
+        self.loss_sums = torch.zeros(len(self.train_counts) + 1, device=self.device)
+
+    def fit(self) -> None:
+        """Train from where the state stands to the last epoch."""
+        if self.epoch == 0:
+            self.log_difficulty()
+        while self.epoch < self.options.epochs:
+            self.train_one_epoch()
+            self.epoch += 1
+            report = self.evaluate()
+            self.criterion.update(self.difficulty_counts(report))
+            self.log_epoch(report)
+            self.save(report)
+        self.log.close()
+
+    def train_one_epoch(self) -> None:
+        """One pass over the training clips."""
+        self.model.train()
+        for counts in self.train_counts.values():
+            counts.reset()
+        steps = self.loader.steps_per_epoch
+        title = f"epoch {self.epoch + 1}/{self.options.epochs}"
+        total = steps * self.loader.order.batch_size
+        with Progress(title, total=total, unit="clips", quiet=not self.ranks.is_main) as progress:
+            figures: dict[str, float] = {}
+            for i, batch in enumerate(self.loader.epoch(self.epoch)):
+                lr = self.schedule.apply(self.optimizer, self.epoch + i / steps)
+                self.train_step(batch)
+                if self.step % self.options.log_every == 0 or i + 1 == steps:
+                    figures = self.log_step(self.epoch + (i + 1) / steps, lr, progress.speed)
+                progress.advance(self.loader.order.batch_size, **figures)
+
+    def train_step(self, batch: Batch) -> None:
+        """One optimiser step on this rank's part of a global batch."""
+        # Dropout is a function of (seed, step, rank) too: nothing random is to be remembered.
+        key = self.options.seed, self.step, self.ranks.rank
+        torch.manual_seed(sample_generator(*key).initial_seed())
+        parts = batch.split(self.options.micro_batch_size)
+        for part in parts:
+            self.backward(part.to(self.device), reduce=part is parts[-1])
+        if self.options.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
+        # In fp16 the scaler waits for the device here, to skip a step whose gradients overflowed.
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    def backward(self, part: Batch, *, reduce: bool) -> None:
+        """Add a micro batch's gradients; with `reduce`, sum them over the ranks."""
+        ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
+        with nullcontext() if ddp is None or reduce else ddp.no_sync():
+            clips = self.to_input(part.clips.flatten(0, 1), part.appearance)
+            with self.autocast:
+                logits = self.network(clips)
+            losses = self.criterion(logits, part.labels)
+            # A sum over the global batch: parts count by their clips, and DDP's mean over the
+            # ranks is undone.
+            share = self.ranks.world_size / self.loader.order.batch_size
+            self.scaler.scale(self.criterion.total(losses) * share).backward()
+        self.count(part, logits, losses)
+
+    def count(
+        self, part: Batch, logits: Mapping[str, Tensor], losses: Mapping[str, Tensor]
+    ) -> None:
+        """Keep the figures of a micro batch, on the device."""
+        for head, counts in self.train_counts.items():
+            counts.update(logits[head].detach(), part.labels[head])
+        clips = self.loss_sums.new_tensor(len(part))
+        self.loss_sums += torch.stack([*(loss.detach() for loss in losses.values()), clips])
+
+    def evaluate(self) -> EvalReport | None:
+        """The validation split on every rank; None in an epoch without validation."""
+        # Also before a save: the checkpoint then holds what was evaluated.
+        distributed.average_buffers(self.model)
+        last = self.epoch == self.options.epochs
+        if self.validate is None or not (last or self.epoch % self.options.eval_every == 0):
+            return None
+        return self.validate(self.model)
+
+    def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
+        """The counts that difficulty is measured by; empty where there are none this epoch."""
+        for counts in self.train_counts.values():
+            counts.all_reduce()
+        if self.options.difficulty_source == "train":
+            return self.train_counts
+        return report.counts if report else {}
+
+    def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
+        """Read the mean losses since the last reading: the loop waits for the device here only."""
+        sums = distributed.all_reduce(self.loss_sums.clone().cpu())
+        self.loss_sums.zero_()
+        means = (sums[:-1] / sums[-1]).tolist()
+        figures = {
+            f"loss_{head}": mean for head, mean in zip(self.train_counts, means, strict=True)
+        }
+        loss = sum(means)
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} in epoch {self.epoch + 1}, step {self.step}: lower optim.lr, "
+                "set train.clip_grad_norm, or use train.precision=fp32"
+            )
+        figures = {"loss": loss, **figures}
+        lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * lr_factor
+        self.log.write("train", epoch=epoch, step=self.step, lr=lr, clips_per_s=speed, **figures)
+        return {"loss": loss, "lr": lr}
+
+    def log_epoch(self, report: EvalReport | None) -> None:
+        """Write what the epoch gave."""
+        accuracy = {f"{head}_train": c.mean_class_accuracy for head, c in self.train_counts.items()}
+        if report:
+            accuracy |= {head: c.mean_class_accuracy for head, c in report.counts.items()}
+            top1 = {head: counts.top1 for head, counts in report.counts.items()}
+            self.log.write(
+                "eval",
+                epoch=self.epoch,
+                step=self.step,
+                loss=report.loss,
+                top1=top1,
+                mean_class_accuracy=accuracy,
+                selection=selection_figure(report.counts, select_by=self.options.select_by),
+            )
+        else:
+            self.log.write("epoch", epoch=self.epoch, step=self.step, mean_class_accuracy=accuracy)
+        self.log_difficulty(report.counts if report else self.train_counts)
+
+    def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
+        """Write each class's accuracy after this epoch and its weight from now on."""
+        for head, classes in self.classes.items():
+            unknown = torch.full((len(classes.names),), math.nan)
+            accuracy = counts[head].class_accuracy if counts else unknown
+            self.log.write_difficulty(
+                self.epoch,
+                head,
+                names=classes.names,
+                train_counts=classes.train_counts,
+                accuracy=accuracy,
+                difficulty=self.criterion.difficulty(head, accuracy),
+                weights=self.criterion.class_weights(head),
+            )
+
+    def save(self, report: EvalReport | None) -> None:
+        """Save a checkpoint, and note when it is the best so far."""
+        best = self._best(report)
+        self.best = best or self.best
+        self.checkpoints.save(
+            self.step, model=self.model.state_dict(), training=self.state_dict(), best=best
+        )
+
+    def _best(self, report: EvalReport | None) -> dict[str, Any] | None:
+        if report is None:
+            return None
+        figure = selection_figure(report.counts, select_by=self.options.select_by)
+        now = {"epoch": self.epoch, "mean_class_accuracy": figure, "loss": report.loss}
+        # Ties: the lower validation loss, then the earlier epoch.
+        if self.best and (figure, -report.loss) <= (
+            self.best["mean_class_accuracy"],
+            -self.best["loss"],
+        ):
+            return None
+        return now
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the model that the next step depends on."""
+        return {
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": {"epoch": self.epoch, "step": self.step, "best": self.best},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave; the model's weights are loaded apart."""
+        self.criterion.load_state_dict(state["criterion"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        progress = state["progress"]
+        self.epoch, self.step, self.best = progress["epoch"], progress["step"], progress["best"]

@@ -1,0 +1,105 @@
+"""Train a recogniser.
+
+    torchrun tools/train.py                                  the demo: made-up kitchen clips, CPU
+    torchrun tools/train.py configs/finetune.yaml data.root=my_videos
+    torchrun --standalone --nproc_per_node=4 tools/train.py CONFIG.yaml optim.lr=0.02
+    torchrun tools/train.py CONFIG.yaml run.name=NAME --resume           continue runs/NAME
+
+Every key of the configuration can be given as section.key=value; --print-config shows them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cdb_video import build, distributed, experiments
+from cdb_video.build_data import Data, choose_device, read_data
+from cdb_video.command_line import run_tool
+from cdb_video.config import Config, dump_config, load_config
+from cdb_video.distributed import Ranks, process_group
+from cdb_video.evaluation.report import print_report
+
+DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
+
+
+def main() -> None:
+    """Parse, build, train, report."""
+    arguments = parse_arguments()
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump_config(config), end="")
+        return
+    ranks = Ranks.from_environment()
+    device = choose_device(config, ranks)
+    # All that can be wrong is looked at before the ranks meet: files on rank 0 alone.
+    data = read_data(config, check_files=ranks.is_main)
+    run = None
+    if ranks.is_main:
+        run, config = experiments.open_run(
+            config, config_name=arguments.config.stem, resume=arguments.resume
+        )
+        print_plan(config, data, ranks, str(device), run.path)
+    with process_group(ranks, device):
+        config = distributed.broadcast_object(config)
+        build.build_trainer(config, data=data, ranks=ranks, run=run).fit()
+        distributed.barrier()  # the last checkpoint is on the disk
+        report_on_splits(config, data, ranks, device)
+    if run:
+        print(f"run folder: {run.path}")
+        run.close()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", nargs="?", type=Path, default=DEMO, help="default: the demo")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--resume", action="store_true", help="continue the run of this name")
+    parser.add_argument("--print-config", action="store_true", help="print every key and stop")
+    arguments = parser.parse_intermixed_args()
+    if "=" in str(arguments.config):  # overrides of the demo
+        arguments.overrides.insert(0, str(arguments.config))
+        arguments.config = DEMO
+    return arguments
+
+
+def print_plan(config: Config, data: Data, ranks: Ranks, device: str, folder: Path) -> None:
+    """What is about to be trained, on what."""
+    sizes = {head: len(names) for head, names in data.train.vocabularies.items()}
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    counts = ", ".join(f"{len(split)} {role}" for role, split in splits.items() if split)
+    heads = ", ".join(f"{head} ({number} classes)" for head, number in sizes.items())
+    batch = config.train.global_batch_size
+    print(
+        f"{config.model.backbone}, {config.loss.name} on {heads}\n{counts} videos; {batch} clips a "
+        f"step over {ranks.world_size} rank(s), lr {config.optim.lr:g}, on {device}\n{folder}",
+        file=sys.stderr,
+    )
+
+
+def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -> None:
+    """Evaluate the selected checkpoint: once on the test split, else show its validation."""
+    role = "test" if data.test else "val" if data.val else None
+    if role is None:
+        return
+    folder = Path(config.run.output_dir) / str(config.run.name)
+    loaded = experiments.load_run(folder, device=str(device))
+    report = experiments.score(loaded, role, data=data, ranks=ranks)
+    if ranks.is_main:
+        content = build.write_report(
+            folder,
+            report,
+            config=config,
+            classes=data.classes,
+            split=data.split(role),
+            role=role,
+        )
+        print_report(content)
+
+
+if __name__ == "__main__":
+    run_tool(main)
