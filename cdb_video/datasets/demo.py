@@ -60,7 +60,7 @@ def make_demo(
     with _one_at_a_time(target.with_name(f".{target.name}.lock")):
         if _marker_of(target) == marker:
             return folder
-        if _marker_of(target) is None and target.exists() and any(target.iterdir()):
+        if _marker_of(target) is None and _holds_something(target):
             raise DataError(f"{folder}: holds something else than demo data; name a new folder")
         beside = f".{target.name}.part-"
         for left_by_a_killed_process in target.parent.glob(f"{beside}*"):
@@ -148,3 +148,7 @@ def _marker_of(folder: Path) -> object:
         return json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))

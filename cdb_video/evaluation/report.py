@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,43 +60,67 @@ def save_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def print_report(report: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """The table of a report, a row a head."""
-    console = console or Console()
-    fed = f", which fed {' and '.join(report['split_fed'])}" if report["split_fed"] else ""
+    """The table of a report: a column a head, in percent."""
+    fed = f", which also fed {' and '.join(report['split_fed'])}" if report["split_fed"] else ""
     table = Table(
-        title=f"{report['run']}: {report['split']} split ({report['annotation_split']}{fed}), "
+        title=f"{report['run']}, {report['split']} split ({report['annotation_split']}{fed}): "
         f"{report['num_videos']} videos, {report['views']} views",
-        caption="percent; mean class accuracy is over the classes that the split has; "
-        "adjusted: post-hoc logit adjustment",
+        caption="percent; mean figures are over the classes that the split has",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("head")
-    columns = "classes", "top-1", "top-5", "mean class", "95 %", "adjusted"
-    for column in (*columns, "many", "medium", "few", "worst fifth", "macro F1", "ECE"):
-        table.add_column(column, justify="right")
-    for head, figures in report["heads"].items():
-        table.add_row(head, *_cells(figures))
-    console.print(table)
+    table.add_column("")
+    for head in report["heads"]:
+        table.add_column(head, justify="right")
+    columns = [_column(figures) for figures in report["heads"].values()]
+    for name in columns[0]:
+        emphasis = "bold" if name == "mean class accuracy" else None
+        table.add_row(name, *(column[name] for column in columns), style=emphasis)
+    (console or Console()).print(table)
 
 
-def _cells(figures: Mapping[str, Any]) -> list[str]:
-    classes = f"{figures['num_classes_present']}/{figures['num_classes']}"
-    if figures["num_classes_present"] == 0:
-        return [classes]
-    low, high = figures["mean_class_accuracy_interval"]
-    return [
-        classes,
-        _percent(figures["top1"]),
-        _percent(figures["top5"]),
-        _percent(figures["mean_class_accuracy"]),
-        f"{_percent(low)}-{_percent(high)}",
-        _percent(figures["mean_class_accuracy_logit_adjusted"]),
-        *(_percent(figures[group]["accuracy"]) for group in ("many", "medium", "few")),
-        _percent(figures["worst_fifth"]),
-        _percent(figures["macro_f1"]),
-        _percent(figures["ece"]),
-    ]
+def print_mean(reports: Sequence[Mapping[str, Any]], *, console: Console | None = None) -> None:
+    """Mean and standard deviation over runs of each head's main figures, in percent."""
+    table = Table(
+        title=f"mean and standard deviation over {len(reports)} runs, percent",
+        title_justify="left",
+    )
+    table.add_column("")
+    heads = list(reports[0]["heads"])
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name in ("top1", "mean_class_accuracy", "worst_fifth", "macro_f1"):
+        cells = []
+        for head in heads:
+            values = [100 * report["heads"][head][name] for report in reports]
+            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+        table.add_row(name.replace("_", " "), *cells)
+    (console or Console()).print(table)
+
+
+def _column(figures: Mapping[str, Any]) -> dict[str, str]:
+    def percent(name: str) -> str:
+        return _percent(figures.get(name))
+
+    def shot(name: str) -> str:
+        group = figures.get(name) or {"accuracy": None, "num_classes": 0}
+        return f"{_percent(group['accuracy'])} ({group['num_classes']})"
+
+    low, high = figures.get("mean_class_accuracy_interval") or (None, None)
+    return {
+        "classes in the split": f"{figures['num_classes_present']} of {figures['num_classes']}",
+        "top-1": percent("top1"),
+        "top-5": percent("top5"),
+        "mean class accuracy": percent("mean_class_accuracy"),
+        "  95 % interval": f"{_percent(low)} to {_percent(high)}",
+        "  after logit adjustment": percent("mean_class_accuracy_logit_adjusted"),
+        "  many-shot (classes)": shot("many"),
+        "  medium-shot": shot("medium"),
+        "  few-shot": shot("few"),
+        "  worst fifth": percent("worst_fifth"),
+        "macro F1": percent("macro_f1"),
+        "calibration error": percent("ece"),
+    }
 
 
 def _percent(fraction: float | None) -> str:

@@ -1,0 +1,133 @@
+"""Evaluate finished runs on a split: the table, report_<split>.json and predictions_<split>.npz.
+
+    python tools/evaluate.py runs/demo-1                        the test split, the best checkpoint
+    python tools/evaluate.py runs/demo-1 --split val --views 10x3
+    python tools/evaluate.py runs/split1 runs/split2 runs/split3      mean and deviation over runs
+    torchrun --standalone --nproc_per_node=4 tools/evaluate.py runs/demo-1 data.root=ELSEWHERE
+    python tools/evaluate.py --predictions runs/demo-1/predictions_test.npz --logit-adjust 1
+
+A RUN is a run's folder or one checkpoint in it. Any key of the run's configuration can be given
+anew as section.key=value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdb_video import experiments
+from cdb_video.build import write_report
+from cdb_video.build_data import choose_device, read_data
+from cdb_video.command_line import run_tool
+from cdb_video.distributed import Ranks, process_group
+from cdb_video.errors import ConfigError
+from cdb_video.evaluation.metrics import logit_adjusted
+from cdb_video.evaluation.predictions import Predictions, load_predictions
+from cdb_video.evaluation.report import make_report, print_mean, print_report
+
+
+def main() -> None:
+    """Parse, load, score, print."""
+    arguments = parse_arguments()
+    if arguments.predictions is not None:
+        score_file(arguments.predictions, arguments.logit_adjust)
+        return
+    ranks = Ranks.from_environment()
+    overrides = [*arguments.overrides, *view_overrides(arguments.views)]
+    if arguments.device is not None:
+        overrides.append(f"train.device={arguments.device}")
+    if arguments.precision is not None:
+        overrides.append(f"train.precision={arguments.precision}")
+    loaded = [experiments.load_run(run, overrides=overrides) for run in arguments.runs]
+    datas = [
+        read_data(run.config, check_files=ranks.is_main, vocabularies=run.vocabularies)
+        for run in loaded
+    ]
+    device = choose_device(loaded[0].config, ranks)
+    reports = []
+    with process_group(ranks, device):
+        for run, data in zip(loaded, datas, strict=True):
+            run.model.to(device)
+            report = experiments.score(run, arguments.split, data=data, ranks=ranks)
+            if ranks.is_main:
+                reports.append(
+                    write_report(
+                        run.folder,
+                        report,
+                        config=run.config,
+                        classes=run.classes,
+                        split=data.split(arguments.split),
+                        role=arguments.split,
+                    )
+                )
+                print_report(reports[-1])
+    if len(reports) > 1:
+        print_mean(reports)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; words with an equals sign are overrides."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test")
+    parser.add_argument("--views", metavar="CLIPSxCROPS", help="such as 10x3; default: the run's")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"])
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="score a file again")
+    parser.add_argument("--logit-adjust", type=float, default=0.0, metavar="TAU")
+    arguments = parser.parse_intermixed_args()
+    arguments.overrides = [word for word in arguments.runs if "=" in word]
+    arguments.runs = [Path(word) for word in arguments.runs if "=" not in word]
+    if bool(arguments.runs) == (arguments.predictions is not None):
+        parser.error("give one or more RUN folders, or --predictions FILE")
+    if arguments.logit_adjust and arguments.predictions is None:
+        parser.error("--logit-adjust needs --predictions")
+    return arguments
+
+
+def view_overrides(views: str | None) -> list[str]:
+    """`10x3` as overrides of the views section."""
+    if views is None:
+        return []
+    match = re.fullmatch(r"(\d+)x(\d+)", views)
+    if match is None:
+        raise ConfigError(f"--views {views}: must be CLIPSxCROPS, such as 1x1 or 10x3")
+    return [f"views.num_clips={match[1]}", f"views.num_crops={match[2]}"]
+
+
+def score_file(path: Path, tau: float) -> None:
+    """Print the table of a predictions file, with logit adjustment of strength tau."""
+    predictions, classes = load_predictions(path)
+    views = next(iter(predictions.heads.values())).view_scores.shape[1]
+    if tau:
+        adjusted: dict[str, Any] = {
+            head: dataclasses.replace(
+                part,
+                scores=logit_adjusted(part.scores, classes[head].train_counts, tau=tau).softmax(1),
+            )
+            for head, part in predictions.heads.items()
+        }
+        predictions = Predictions(predictions.ids, adjusted)
+    role = path.stem.removeprefix("predictions_")
+    print_report(
+        make_report(
+            predictions,
+            classes,
+            run=path.parent.name,
+            split=role,
+            annotation_split=path.name,
+            views=str(views),
+        )
+    )
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    run_tool(main)
