@@ -88,6 +88,24 @@ def _build_loss(config: LossConfig, classes: HeadClasses) -> nn.Module:
     return LOSSES[config.name](len(classes.names), **options)
 
 
+def check(config: Config, data: Data, *, ranks: Ranks) -> None:
+    """Build everything once without memory, so that no mistake costs more than a second.
+
+    Raises:
+        UserError: what `build_trainer` would refuse.
+
+    """
+    device = choose_device(config, ranks)
+    with torch.device("meta"):
+        _build_untrained_model(config, data)
+    if config.train.sync_batch_norm and device.type != "cuda":
+        raise ConfigError("train.sync_batch_norm=true works on GPUs only")
+    if config.model.weights is not None:
+        _find_weights(config, config.model.weights)
+    build_criterion(config.loss, data.classes)
+    build_training_loader(config, data.train, ranks=ranks)
+
+
 def build_trainer(
     config: Config,
     *,
@@ -110,6 +128,7 @@ def build_trainer(
     """
     ranks = ranks or Ranks.from_environment()
     data = data or read_data(config)
+    check(config, data, ranks=ranks)
     device = choose_device(config, ranks)
     torch.manual_seed(config.run.seed)
     model = _build_initial_model(config, data, device, quiet=not ranks.is_main)
@@ -150,26 +169,30 @@ def build_trainer(
 def _build_initial_model(
     config: Config, data: Data, device: torch.device, *, quiet: bool
 ) -> Recognizer:
-    model = build_model(
-        config.model,
-        num_classes=data.train.num_classes,
-        num_frames=config.clip.num_frames,
-        crop_size=config.clip.crop_size,
-    )
+    model = _build_untrained_model(config, data)
     if config.model.weights is not None:
-        path = resolve_weights(
-            config.model.weights, backbone=config.model.backbone, cache_dir=cache_dir(config)
-        )
+        path = _find_weights(config, config.model.weights)
         loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
         if not quiet:
             print("\n".join(loaded.summary()))
     if config.model.freeze_backbone:
         model.freeze_backbone()
     if config.train.sync_batch_norm:
-        if device.type != "cuda":
-            raise ConfigError("train.sync_batch_norm=true works on GPUs only")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+def _build_untrained_model(config: Config, data: Data) -> Recognizer:
+    return build_model(
+        config.model,
+        num_classes=data.train.num_classes,
+        num_frames=config.clip.num_frames,
+        crop_size=config.clip.crop_size,
+    )
+
+
+def _find_weights(config: Config, name: str) -> Path:
+    return resolve_weights(name, backbone=config.model.backbone, cache_dir=cache_dir(config))
 
 
 def _build_schedule(config: Config) -> Schedule:

@@ -129,7 +129,8 @@ def data_root(config: Config) -> Path:
     from cdb_video.datasets.demo import make_demo
     from cdb_video.progress import Progress
 
-    with Progress("rendering the demo data", total=0, unit="videos") as progress:
+    quiet = not Ranks.from_environment().is_main
+    with Progress("rendering the demo data", total=0, unit="videos", quiet=quiet) as progress:
         return make_demo(cache_dir(config) / "demo", progress=progress.reach)
 
 

@@ -181,16 +181,24 @@ def open_run(config: Config, *, config_name: str, resume: bool) -> tuple[RunFold
     named = config.model_copy(update={"run": config.run.model_copy(update={"name": path.name})})
     run = RunFolder(path)
     if resume:
-        found, damaged = checkpoint.newest_valid(run.checkpoints)
-        for line in damaged:
-            print(line)
-        if found is None:
-            print(f"{path}: nothing to resume, starting the run")
-        else:
-            _refuse_changes(found, config)
-            print(f"{path}: resuming from {found.name}")
-        run.resume_from = None if found is None else str(found)
+        try:
+            run.resume_from = _find_resumable(run, config)
+        except RunError:
+            run.close()
+            raise
     return run, named
+
+
+def _find_resumable(run: RunFolder, config: Config) -> str | None:
+    found, damaged = checkpoint.newest_valid(run.checkpoints)
+    for line in damaged:
+        print(line)
+    if found is None:
+        print(f"{run.path}: nothing to resume, starting the run")
+        return None
+    _refuse_changes(found, config)
+    print(f"{run.path}: resuming from {found.name}")
+    return str(found)
 
 
 def _refuse_changes(found: Path, config: Config) -> None:

@@ -123,6 +123,40 @@ def decode_bars(frames: Tensor) -> list[int]:
     return codes
 
 
+VERBS, NOUNS = ("open", "close"), ("cup", "pot", "bowl")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clips.csv (path, verb, noun, split) and its videos: 12 train, 7 val, 5 test.
+
+    Verbs are shades and nouns are colours, so a tiny network learns them in a few steps. Read-only.
+    """
+    folder = tmp_path_factory.mktemp("tiny_data")
+    rows = ["path,verb,noun,split"]
+    for split, count in {"train": 12, "val": 7, "test": 5}.items():
+        for i in range(count):
+            verb, noun = i % len(VERBS), i % len(NOUNS)
+            name = f"{split}_{i}.mp4"
+            write_coloured_video(folder / name, channel=noun, level=90 + 120 * verb + i)
+            rows.append(f"{name},{VERBS[verb]},{NOUNS[noun]},{split}")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def write_coloured_video(path: Path, *, channel: int, level: int, num_frames: int = 8) -> Path:
+    """Write frames of one colour that pulse a little, 32x24 pixels."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        for i in range(num_frames):
+            image = np.full((24, 32, 3), 40, dtype=np.uint8)
+            image[..., channel] = level + i
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of other people's data sets, beside the repository; skips where there is none."""

@@ -37,6 +37,7 @@ def main() -> None:
     data = read_data(config, check_files=ranks.is_main)
     run = None
     if ranks.is_main:
+        build.check(config, data, ranks=ranks)
         run, config = experiments.open_run(
             config, config_name=arguments.config.stem, resume=arguments.resume
         )

@@ -89,8 +89,8 @@ def _take(act: Act, progress: float, seconds: float) -> list[Placed]:
     """A hand reaches out and brings the thing down the picture, to the person."""
     carried = _ease((progress - 0.3) / 0.6)
     x = _between(act.x, 0.3 * act.x, carried)
-    y = _between(act.y - 0.2, act.y - 0.2 + 0.5 * act.reach, carried)
-    size = act.size * _between(0.85, 1.15, carried)
+    y = _between(act.y - 0.12, act.y - 0.12 + 0.3 * act.reach, carried)
+    size = act.size * _between(0.94, 1.06, carried)
     come = _ease(progress / 0.3)
     hand_x = _between(0.4 * act.side, x + 0.3 * size * act.side, come)
     hand_y = _between(0.75, y + 0.3 * size, come)
@@ -104,10 +104,10 @@ def _put(act: Act, progress: float, seconds: float) -> list[Placed]:
 
 def _open(act: Act, progress: float, seconds: float) -> list[Placed]:
     """One hand holds the container, the other lays its lid beside it."""
-    x, y, size = act.x - 0.1 * act.side, act.y + 0.05, act.size * 1.1
+    x, y, size = act.x - 0.14 * act.side, act.y + 0.05, act.size * 1.1
     top = y - size * _OPENING[act.noun]
     moved = _ease((progress - 0.25) / 0.55)
-    lid_x = _between(x, x + 0.5 * act.reach * act.side, moved)
+    lid_x = _between(x, x + 0.46 * act.reach * act.side, moved)
     lid_y = _between(top, y + 0.25 * size, moved) - 0.2 * math.sin(math.pi * moved)
     held = _ease(progress / 0.25) - _ease((progress - 0.85) / 0.15)
     hand_x = _between(0.5 * act.side, lid_x + 0.08 * act.side, held)

@@ -31,19 +31,19 @@ _RECIPES = ("R01-TomatoSalad", "R02-PotatoSoup", "R03-Breakfast")
 
 # From hard to easy, by design. The numbers are the places in the tail under "mixed", 0 for the
 # commonest, and hardly follow difficulty: correlations 0.02 and 0.14.
-VERBS = {"Take": 1, "Put": 2, "Close": 6, "Open": 4, "Stir": 5, "Pour": 7, "Cut": 3, "Wash": 0}
+VERBS = {"Take": 1, "Put": 2, "Close": 5, "Open": 4, "Stir": 6, "Pour": 7, "Cut": 3, "Wash": 0}
 NOUNS = {
     "potato": 5,
     "cup": 3,
     "onion": 0,
-    "bowl": 6,
+    "bowl": 4,
     "pot": 2,
     "tomato": 1,
     "eggplant": 7,
-    "milk carton": 4,
+    "milk carton": 6,
 }
 # The long tail of verbs and of nouns: of 300 clips, so many are of each place.
-_TAIL = (78, 60, 46, 36, 28, 22, 17, 13)
+_TAIL = (72, 58, 46, 36, 29, 23, 19, 17)
 
 # Reversed verbs share their nouns, and nouns that look alike their verbs: neither label tells the
 # other. All three choices of counts fit these pairs exactly, which not every list of pairs does.

@@ -80,10 +80,10 @@ def _tomato(rng: np.random.Generator) -> Image.Image:
 
 
 def _eggplant(rng: np.random.Generator) -> Image.Image:
-    pencil, purple = Pencil(), jittered((92, 30, 120), rng)
-    pencil.stroke([(62, 26), (48, 46)], 30, purple)
-    pencil.ellipse(40, 61, 29, 30, purple)
-    pencil.ellipse(29, 50, 6, 9, tinted(purple, 1.7))
+    pencil, purple = Pencil(), jittered((138, 36, 176), rng, 0.06)
+    pencil.stroke([(64, 26), (48, 46)], 36, purple)
+    pencil.ellipse(40, 58, 36, 35, purple)
+    pencil.ellipse(26, 46, 7, 10, tinted(purple, 1.6))
     pencil.polygon([(52, 18), (64, 30), (74, 38), (78, 22), (68, 10)], (70, 140, 52))
     pencil.stroke([(72, 18), (82, 8)], 7, (62, 120, 46))
     return pencil.finish()
@@ -103,10 +103,10 @@ def _potato(rng: np.random.Generator) -> Image.Image:
     pencil, brown = Pencil(), jittered((182, 140, 82), rng)
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radii = 1 + 0.07 * np.sin(2 * angles + rng.uniform(0, 6)) + 0.04 * np.sin(3 * angles)
-    x, y = 48 + 39 * radii * np.cos(angles), 52 + 32 * radii * np.sin(angles)
+    x, y = 48 + 42 * radii * np.cos(angles), 54 + 28 * radii * np.sin(angles)
     pencil.polygon(list(zip(x.tolist(), y.tolist(), strict=True)), brown)
-    for spot_x, spot_y in rng.uniform((24, 34), (72, 72), (7, 2)).tolist():
-        pencil.ellipse(spot_x, spot_y, 2.6, 1.8, tinted(brown, 0.7))
+    for spot_x, spot_y in rng.uniform((22, 38), (74, 70), (8, 2)).tolist():
+        pencil.ellipse(spot_x, spot_y, 3.0, 2.0, tinted(brown, 0.62))
     return pencil.finish()
 
 

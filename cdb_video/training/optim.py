@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 
@@ -54,6 +55,19 @@ def _parameter_groups(
         }
         for (is_head, decays), parameters in groups.items()
     ]
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state dict, with every moment laid out in memory as its parameter is.
+
+    A file holds contiguous tensors, the parameters are channels last, and the fused kernels walk
+    both by address: without this a resumed run takes the moments of other weights, in silence.
+    """
+    optimizer.load_state_dict(dict(state))
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
-from cdb_video.training.optim import Schedule
+from cdb_video.training.optim import Schedule, load_optimizer
 from cdb_video.training.run_log import RunLog, SilentLog
 
 
@@ -111,16 +111,16 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from where the state stands to the last epoch."""
-        if self.epoch == 0:
-            self.log_difficulty()
-        while self.epoch < self.options.epochs:
-            self.train_one_epoch()
-            self.epoch += 1
-            report = self.evaluate()
-            self.criterion.update(self.difficulty_counts(report))
-            self.log_epoch(report)
-            self.save(report)
-        self.log.close()
+        with closing(self.log):
+            if self.epoch == 0:
+                self.log_difficulty()
+            while self.epoch < self.options.epochs:
+                self.train_one_epoch()
+                self.epoch += 1
+                report = self.evaluate()
+                self.criterion.update(self.difficulty_counts(report))
+                self.log_epoch(report)
+                self.save(report)
 
     def train_one_epoch(self) -> None:
         """One pass over the training clips."""
@@ -282,7 +282,7 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave; the model's weights are loaded apart."""
         self.criterion.load_state_dict(state["criterion"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         progress = state["progress"]
         self.epoch, self.step, self.best = progress["epoch"], progress["step"], progress["best"]

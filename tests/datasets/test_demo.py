@@ -252,5 +252,5 @@ def test_a_folder_with_other_things_in_it_is_never_replaced(tmp_path: Path) -> N
 
 
 def test_too_few_clips_for_the_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_clips is 19; .* 20 at least"):
+    with pytest.raises(ValueError, match="num_clips is 19"):
         plan(num_clips=19)

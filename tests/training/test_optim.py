@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import nn
+
+from cdb_video.training.optim import Schedule, build_optimizer
+
+
+class TinyModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv3d(3, 2, 1), nn.BatchNorm3d(2))
+        self.heads = nn.ModuleDict({"verb": nn.Linear(2, 3)})
+
+
+def test_heads_have_a_rate_of_their_own_and_biases_and_norms_do_not_decay() -> None:
+    model = TinyModel()
+
+    optimizer = build_optimizer(model, name="sgd", lr=0.1, head_lr_scale=10, weight_decay=0.5)
+
+    by_id = {
+        id(parameter): (group["peak_lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    found = {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == {
+        "backbone.0.weight": (0.1, 0.5),
+        "backbone.0.bias": (0.1, 0.0),
+        "backbone.1.weight": (0.1, 0.0),
+        "backbone.1.bias": (0.1, 0.0),
+        "heads.verb.weight": (1.0, 0.5),
+        "heads.verb.bias": (1.0, 0.0),
+    }
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = TinyModel()
+    model.backbone.requires_grad_(False)
+
+    optimizer = build_optimizer(model, name="adamw", lr=0.1)
+
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs_done", "expected"),
+    [
+        (0.0, 0.01),  # warm-up starts at a hundredth
+        (1.0, 0.505),  # and is half way after one of two epochs
+        (2.0, 1.0),
+        (6.0, 0.5),  # the middle of the cosine's eight epochs
+        (10.0, 0.0),
+    ],
+)
+def test_cosine_with_warmup_by_hand(epochs_done: float, expected: float) -> None:
+    schedule = Schedule(epochs=10, shape="cosine", warmup_epochs=2)
+
+    assert schedule.factor(epochs_done) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epochs_done", "expected"), [(5.9, 1.0), (6.0, 0.1), (7.9, 0.1), (8.0, 0.01)]
+)
+def test_steps_fall_at_their_shares_of_the_run(epochs_done: float, expected: float) -> None:
+    schedule = Schedule(epochs=10, shape="steps", step_at=(0.6, 0.8), step_factor=0.1)
+
+    assert schedule.factor(epochs_done) == pytest.approx(expected)
+
+
+def test_applying_the_schedule_keeps_the_ratio_between_backbone_and_heads() -> None:
+    model = TinyModel()
+    optimizer = build_optimizer(model, name="sgd", lr=0.1, head_lr_scale=10)
+
+    factor = Schedule(epochs=10, shape="cosine").apply(optimizer, 5.0)
+
+    assert factor == pytest.approx(0.5)
+    assert sorted({round(group["lr"], 12) for group in optimizer.param_groups}) == [0.05, 0.5]
+
+
+def test_sgd_is_nesterov_and_without_momentum_plain() -> None:
+    model = TinyModel()
+
+    with_momentum = build_optimizer(model, name="sgd", lr=0.1, momentum=0.9)
+    plain = build_optimizer(model, name="sgd", lr=0.1, momentum=0.0)
+
+    assert with_momentum.defaults["nesterov"]
+    assert not plain.defaults["nesterov"]
+    before = model.heads["verb"].weight.detach().clone()
+    model.heads["verb"].weight.grad = torch.ones_like(before)
+    Schedule(epochs=1, shape="constant").apply(plain, 0.0)
+    plain.step()
+    assert torch.allclose(model.heads["verb"].weight, before - 0.1)

@@ -1,0 +1,63 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdb_video.errors import RunError
+from cdb_video.training.run_folder import RunFolder, choose_run_folder
+
+
+def test_without_a_name_a_run_takes_the_next_free_number(tmp_path: Path) -> None:
+    for name in ("demo-1", "demo-9", "demo-10", "demo-x", "other-30"):
+        (tmp_path / name).mkdir()
+
+    assert choose_run_folder(tmp_path, None, config_name="demo", resume=False).name == "demo-11"
+
+
+def test_resume_without_a_name_means_the_newest_run_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "demo-2").mkdir()
+
+    assert choose_run_folder(tmp_path, None, config_name="demo", resume=True).name == "demo-2"
+    assert choose_run_folder(tmp_path, None, config_name="new", resume=True).name == "new-1"
+
+
+def test_a_named_run_that_exists_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    with pytest.raises(RunError, match=r"run\.name=mine.*exists; add --resume"):
+        choose_run_folder(tmp_path, "mine", config_name="demo", resume=False)
+    assert choose_run_folder(tmp_path, "mine", config_name="demo", resume=True).name == "mine"
+
+
+def test_a_run_has_one_writer(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from cdb_video.training.run_folder import RunFolder\n"
+        "from cdb_video.errors import RunError\n"
+        "try: RunFolder(Path(sys.argv[1]))\n"
+        "except RunError as error: print(error)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=True
+    )
+
+    assert "another process is writing to this run" in done.stdout
+    run.close()
+    RunFolder(run.path).close()
+
+
+def test_run_json_tells_versions_command_and_classes(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    run.write_once(config_yaml="run: {}\n", classes={"verb": {"names": ["open"]}})
+
+    about = json.loads((run.path / "run.json").read_text())
+    assert about["versions"]["torch"].startswith("2.")
+    assert about["command"] == sys.argv
+    assert about["classes"] == {"verb": {"names": ["open"]}}
+    assert (run.path / "config.yaml").read_text() == "run: {}\n"
+    run.close()

@@ -1,0 +1,84 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from cdb_video.training.run_log import DIFFICULTY_COLUMNS, FileLog
+
+
+def read_lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_difficulty(log: FileLog, epoch: int) -> None:
+    log.write_difficulty(
+        epoch,
+        "verb",
+        names=["open", "close, slowly"],
+        train_counts=torch.tensor([3, 1]),
+        accuracy=torch.tensor([0.5, math.nan]),
+        difficulty=torch.tensor([0.5, math.nan]),
+        weights=torch.tensor([1.25, 1.0]),
+    )
+
+
+def test_every_line_is_one_json_object_and_missing_figures_are_null(tmp_path: Path) -> None:
+    log = FileLog(tmp_path, tensorboard=False)
+
+    log.write("train", epoch=0.5, step=1, loss=0.25)
+    log.write("eval", epoch=1, step=2, mean_class_accuracy={"verb": math.nan})
+    log.close()
+
+    train, evaluation = read_lines(tmp_path)
+    assert (train["event"], train["epoch"], train["step"], train["loss"]) == ("train", 0.5, 1, 0.25)
+    assert evaluation["mean_class_accuracy"] == {"verb": None}
+
+
+def test_difficulty_rows_are_readable_csv_with_empty_cells_for_unmeasured_classes(
+    tmp_path: Path,
+) -> None:
+    log = FileLog(tmp_path, tensorboard=False)
+
+    write_difficulty(log, 0)
+    write_difficulty(log, 1)
+
+    with (tmp_path / "difficulty.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    assert tuple(header) == DIFFICULTY_COLUMNS
+    assert rows[0] == ["0", "verb", "open", "3", "0.5", "0.5", "1.25"]
+    assert rows[1] == ["0", "verb", "close, slowly", "1", "", "", "1.0"]
+    assert len(rows) == 4
+    log.close()
+
+
+def test_a_resumed_log_takes_back_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    log = FileLog(tmp_path, tensorboard=False)
+    for epoch in (1, 2, 3):
+        log.write("eval", epoch=epoch, step=epoch)
+        write_difficulty(log, epoch)
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "ep')  # cut off when the run died
+
+    FileLog(tmp_path, from_epoch=2, tensorboard=False).close()
+
+    assert [line["epoch"] for line in read_lines(tmp_path)] == [1, 2]
+    with (tmp_path / "difficulty.csv").open(newline="") as file:
+        epochs = {row["epoch"] for row in csv.DictReader(file)}
+    assert epochs == {"1", "2"}
+
+
+def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
+    log = FileLog(tmp_path)
+
+    log.write("eval", epoch=1, step=7, loss=0.5, top1={"verb": 0.25})
+    log.close()
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["eval/loss", "eval/top1/verb"]
+    assert events.Scalars("eval/top1/verb")[0].step == 7
