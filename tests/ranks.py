@@ -1,0 +1,51 @@
+"""What test_distributed.py runs on every rank: train, evaluate, write what this rank has.
+
+torchrun --nproc_per_node=N tests/ranks.py CONFIG.yaml OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from cdb_video import distributed
+from cdb_video.build import build_trainer
+from cdb_video.build_data import build_evaluation_loader, choose_device, read_data
+from cdb_video.config import load_config
+from cdb_video.distributed import Ranks, process_group
+from cdb_video.evaluation.evaluate import evaluate
+from cdb_video.experiments import open_run
+
+
+def main() -> None:
+    config, out = load_config(sys.argv[1]), Path(sys.argv[2])
+    ranks = Ranks.from_environment()
+    data = read_data(config)
+    run = None
+    if ranks.is_main:
+        run, config = open_run(config, config_name="ranks", resume=False)
+    with process_group(ranks, choose_device(config, ranks)):
+        config = distributed.broadcast_object(config)
+        trainer = build_trainer(config, data=data, ranks=ranks, run=run)
+        assert data.val is not None
+        loader = build_evaluation_loader(config, data.val, ranks=ranks)
+        before = evaluate(trainer.model, loader, device="cpu")
+        trainer.fit()
+        after = evaluate(trainer.model, loader, device="cpu")
+        state = {
+            "indices": list(loader.order.indices),
+            "counts_before": {head: c.to_dict()["table"] for head, c in before.counts.items()},
+            "counts_after": {head: c.to_dict()["table"] for head, c in after.counts.items()},
+            "train_counts": {h: c.to_dict()["table"] for h, c in trainer.train_counts.items()},
+            "criterion": trainer.criterion.state_dict(),
+            "model": trainer.model.state_dict(),
+        }
+        torch.save(state, out / f"rank{ranks.rank}.pt")
+    if run:
+        run.close()
+
+
+if __name__ == "__main__":
+    main()
