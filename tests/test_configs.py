@@ -66,7 +66,11 @@ def test_the_paper_recipe_is_the_papers_setup() -> None:
         224,
     )
     assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (1e-3, 0, 5e-4)
-    assert (config.train.epochs, config.optim.step_at, config.optim.step_factor) == (100, (0.6,), 0.1)
+    assert (config.train.epochs, config.optim.step_at, config.optim.step_factor) == (
+        100,
+        (0.6,),
+        0.1,
+    )
     assert config.train.global_batch_size == 16
     assert config.data.hold_out_subjects == tuple(f"P{i}" for i in range(20, 27))
     assert config.loss.tau == "dynamic"

@@ -18,8 +18,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cdb_video import experiments
 from cdb_video.build import write_report
 from cdb_video.build_data import choose_device, read_data
@@ -129,5 +127,4 @@ def score_file(path: Path, tau: float) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     run_tool(main)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from cdb_video import build, distributed, experiments
@@ -35,21 +36,22 @@ def main() -> None:
     device = choose_device(config, ranks)
     # All that can be wrong is looked at before the ranks meet: files on rank 0 alone.
     data = read_data(config, check_files=ranks.is_main)
-    run = None
-    if ranks.is_main:
-        build.check(config, data, ranks=ranks)
-        run, config = experiments.open_run(
-            config, config_name=arguments.config.stem, resume=arguments.resume
-        )
-        print_plan(config, data, ranks, str(device), run.path)
-    with process_group(ranks, device):
+    with ExitStack() as stack:
+        run = None
+        if ranks.is_main:
+            build.check(config, data, ranks=ranks)
+            run, config = experiments.open_run(
+                config, config_name=arguments.config.stem, resume=arguments.resume
+            )
+            stack.callback(run.close)
+            print_plan(config, data, ranks, str(device), run.path)
+        stack.enter_context(process_group(ranks, device))
         config = distributed.broadcast_object(config)
         build.build_trainer(config, data=data, ranks=ranks, run=run).fit()
         distributed.barrier()  # the last checkpoint is on the disk
         report_on_splits(config, data, ranks, device)
-    if run:
-        print(f"run folder: {run.path}")
-        run.close()
+        if run:
+            print(f"run folder: {run.path}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -17,7 +17,7 @@ from cdb_video.datasets.demo_scene import Shot, render, write_clip
 from cdb_video.errors import DataError
 
 ALL_COUNTS: tuple[Counts, ...] = ("mixed", "rare_hard", "rare_easy")
-TAIL = [78, 60, 46, 36, 28, 22, 17, 13]
+TAIL = [72, 58, 46, 36, 29, 23, 19, 17]
 
 # Makes the tiny demo and prints how often progress was reported; with a number as its second
 # argument it kills itself, as nothing can prevent, after so many clips.
@@ -100,7 +100,7 @@ def test_rare_classes_are_the_hard_ones_the_easy_ones_or_some_of_both() -> None:
     assert in_order_of_difficulty["rare_hard"] == (TAIL[::-1], TAIL[::-1])
     assert in_order_of_difficulty["rare_easy"] == (TAIL, TAIL)
     for of_classes in in_order_of_difficulty["mixed"]:
-        assert abs(np.corrcoef(np.argsort(np.argsort(of_classes)), np.arange(8))[0, 1]) < 0.2
+        assert abs(np.corrcoef(np.argsort(np.argsort(of_classes)), np.arange(8))[0, 1]) < 0.4
 
 
 @pytest.mark.parametrize("counts", ALL_COUNTS)

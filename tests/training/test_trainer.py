@@ -80,9 +80,7 @@ def random_batch(size: int) -> Batch:
             "noun": torch.randint(2, (size,), generator=generator),
         },
         indices=torch.arange(size),
-        appearance=Appearance(
-            flip=torch.zeros(size, dtype=torch.bool), jitter=torch.ones(size, 3)
-        ),
+        appearance=Appearance(flip=torch.zeros(size, dtype=torch.bool), jitter=torch.ones(size, 3)),
     )
 
 
@@ -237,9 +235,7 @@ def test_without_validation_the_training_batches_measure_difficulty(config: Make
 
     loss = trainer.criterion.losses["verb"]
     assert isinstance(loss, CDBLoss)
-    torch.testing.assert_close(
-        loss.difficulty, 1 - trainer.train_counts["verb"].class_accuracy
-    )
+    torch.testing.assert_close(loss.difficulty, 1 - trainer.train_counts["verb"].class_accuracy)
     assert trainer.best is None
 
 
