@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -30,6 +30,12 @@ class Section(BaseModel):
         protected_namespaces=(),
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_the_default(cls, values: Any) -> Any:
+        # A section whose every line is commented out.
+        return {} if values is None else values
+
 
 def _number_from_text(value: Any) -> Any:
     if isinstance(value, bool):
@@ -47,17 +53,19 @@ Number = Annotated[float, BeforeValidator(_number_from_text)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
-PositiveInt = Annotated[int, Field(ge=1)]
+# Strict: no true, no "3", no 3.0.
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 
 
 class RunConfig(Section):
     """Where a run lives, and its seed."""
 
-    name: str | None = Field(None, pattern=r"^[^/\\]+$")
+    name: str | None = Field(None, pattern=r"^[^/\\]*[^/\\.][^/\\]*$")
     """Folder of the run in output_dir; null: the configuration's name and the next free number."""
     output_dir: str = "runs"
     """Folder of all runs."""
-    seed: int = Field(0, ge=0)
+    seed: NonNegativeInt = Field(0, lt=2**63)
     """Of initial weights, order, clips and augmentation."""
     trackers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
     """Where figures go besides metrics.jsonl."""
@@ -88,9 +96,9 @@ class DataConfig(Section):
     """Subjects taken out of train_split for val_split `held_out`."""
     hold_out_column: str | None = None
     """Column with the subject; null: the format's own (table: participant)."""
-    decoder: Literal["pyav", "decord", "torchcodec", "frames"] = "pyav"
-    """Library that decodes; `frames`: every video is a folder of images."""
-    num_workers: int = Field(2, ge=0)
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    """Library that decodes video files; folders of frames are recognised by themselves."""
+    num_workers: NonNegativeInt = 2
     """Loader processes a rank; 0 decodes in the training process."""
     cache_dir: str = "~/.cache/cdb_video"
     """For downloaded weights and the demo data; nothing is ever written beside the data."""
@@ -214,6 +222,7 @@ class OptimConfig(Section):
     """The optimiser and its schedule."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with momentum, as the video papers; adamw: decoupled weight decay."""
     lr: Positive = 0.01
     """Peak learning rate, for the global batch as it is; never rescaled."""
     head_lr_scale: Positive = 1.0
@@ -229,12 +238,14 @@ class OptimConfig(Section):
     step_at: tuple[Fraction, ...] = (0.6,)
     """steps: shares of all epochs at which the rate falls."""
     step_factor: Fraction = 0.1
+    """steps: what the rate is multiplied by."""
 
 
 class TrainConfig(Section):
     """The loop."""
 
     epochs: PositiveInt = 30
+    """Passes over the training clips."""
     global_batch_size: PositiveInt = 32
     """Clips a step, over every rank."""
     micro_batch_size: PositiveInt = 32
@@ -280,10 +291,12 @@ class Config(Section):
                 f"data.hold_out_subjects={list(data.hold_out_subjects)} is only used with "
                 f"data.val_split=held_out, got data.val_split={data.val_split}"
             )
-        if data.val_split is not None and _names(data.val_split) & _names(data.test_split):
+        # `auto` is the split named test, where there is one.
+        test = "test" if data.test_split == "auto" else data.test_split
+        if _names(data.val_split) & _names(test):
             raise ValueError(
-                f"data.val_split={data.val_split} is also data.test_split: difficulty and "
-                "selection must never read the test split"
+                f"data.val_split={data.val_split} is also data.test_split={data.test_split}: "
+                "difficulty and selection must never read the test split"
             )
         if loss.name == "cdb" and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
@@ -334,8 +347,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         # A few lines of aliases can unfold to gigabytes.
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{path}: aliases (*name) are not allowed")
+        _refuse_repeated_keys(path, yaml.compose(text, yaml.SafeLoader))
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except ConfigError:
+        raise
+    # ValueError: a date such as 2024-13-01, a number of 5,000 digits.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -346,15 +363,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:
+    # YAML takes the last of two equal keys: a section written twice would lose its first half.
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(path, item)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{path}:{line}: {name} is written twice")
+            seen.add(name)
+            _refuse_repeated_keys(path, value)
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or "." not in key:
         raise ConfigError(f"{override!r}: overrides are written section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
     *sections, last = key.split(".")
+    value = _value(text, of_text=_takes_text(key))
     for section in sections:
         inner = values.setdefault(section, {})
         if inner is None:
@@ -365,14 +395,38 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
+def _value(text: str, *, of_text: bool) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+    # A run may be named 2024, 0017 or yes.
+    is_text = of_text and value is not None and not isinstance(value, str | list | dict)
+    return text if is_text else value
+
+
+def _takes_text(key: str) -> bool:
+    annotation: Any = Config
+    for part in key.split("."):
+        field = getattr(annotation, "model_fields", {}).get(part)
+        annotation = field.annotation if field else None
+    return annotation is str or str in get_args(annotation)
+
+
 def _first_line(error: ValidationError) -> str:
     details = error.errors()
-    key, first = _key(details[0]["loc"]), details[0]
-    if first["type"] == "extra_forbidden":
-        return f"{key}: no such key{_hint(key)}"
-    # A union fails once a member: say all that is allowed.
+    if details[0]["type"] == "extra_forbidden":
+        return f"{_key(details[0]['loc'])}: no such key{_hint(details[0]['loc'])}"
+    # A union fails once a member: the one that got furthest into the value is meant.
+    field = _key(details[0]["loc"])
+    related = [d for d in details if f"{_key(d['loc'])}.".startswith(f"{field}.")]
+    first = max(related, key=lambda detail: len(_key(detail["loc"]).split(".")))
+    key = _key(first["loc"])
     messages = dict.fromkeys(
-        detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        detail["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should be", "must be")
+        .replace("a valid tuple", "a list")
         for detail in details
         if _key(detail["loc"]) == key
     )
@@ -391,8 +445,8 @@ def _is_union_branch(part: object) -> bool:
     return isinstance(part, str) and ("[" in part or part in {"float", "str", "tuple"})
 
 
-def _hint(key: str) -> str:
-    *sections, last = key.split(".")
+def _hint(location: Sequence[int | str]) -> str:
+    *sections, last = map(str, location)
     model: Any = Config
     for section in sections:
         model = model.model_fields[section].annotation

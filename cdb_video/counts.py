@@ -26,6 +26,23 @@ class ShotGroup(NamedTuple):
     num_classes: int
 
 
+def own_class_rank(scores: Tensor, target: Tensor) -> Tensor:
+    """(N,) how many classes stand before each clip's own: 0 is right, under 5 is top-5 right.
+
+    Ties go to the lowest index, as with argmax. A NaN is behind nothing, so that a model whose
+    scores are NaN is never right.
+
+    Args:
+        scores: (N, K).
+        target: (N,) class indices.
+
+    """
+    own = scores.gather(1, target[:, None])
+    classes = torch.arange(scores.shape[1], device=scores.device)
+    behind = (scores < own) | ((scores == own) & (classes >= target[:, None]))
+    return (~behind).sum(1)
+
+
 class ClassCounts:
     """How often each of K classes was seen, predicted, and predicted rightly.
 
@@ -54,8 +71,8 @@ class ClassCounts:
         """Count a batch.
 
         Args:
-            scores: (N, K) logits or probabilities, finite. The prediction is the argmax, the
-                lowest index on ties.
+            scores: (N, K) logits or probabilities. The prediction is the argmax, the lowest index
+                on ties; a clip with a NaN before its own class is not right.
             target: (N,) int64 class indices; negative ones are unlabelled and not counted.
 
         """
@@ -65,11 +82,7 @@ class ClassCounts:
             raise ValueError(f"target must be ({len(scores)},), got {tuple(target.shape)}")
         labelled = target >= 0
         target = target.clamp(min=0)
-        own = scores.gather(1, target[:, None])
-        classes = torch.arange(self.num_classes, device=scores.device)
-        # The rank of the own class with ties resolved towards the lowest index, like argmax.
-        ahead = (scores > own) | ((scores == own) & (classes < target[:, None]))
-        rank = ahead.sum(1)
+        rank = own_class_rank(scores, target)
         self.correct.index_add_(0, target, (labelled & (rank == 0)).long())
         self.top5_correct.index_add_(0, target, (labelled & (rank < 5)).long())
         self.predicted.index_add_(0, scores.argmax(1), labelled.long())

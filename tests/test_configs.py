@@ -13,7 +13,7 @@ NUM_CLASSES = {"verb": 19, "noun": 53, "action": 106}
 
 
 def test_all_recipes_are_found() -> None:
-    assert len(RECIPES) == 5
+    assert len(RECIPES) == 6
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

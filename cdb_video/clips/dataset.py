@@ -78,6 +78,13 @@ class ClipSampler:
         )
 
 
+def open_record(record: VideoRecord, *, decoder: Decoder) -> VideoDecoder:
+    """The record's video, by a decoder; a folder of frames, which has its fps, by its own."""
+    if record.fps is not None:
+        return open_video(record.path, decoder="frames", fps=record.fps)
+    return open_video(record.path, decoder=decoder)
+
+
 class TrainingClips(Dataset[Sample]):
     """One random clip a video; a function of (seed, epoch, index) and of nothing else."""
 
@@ -109,7 +116,7 @@ class TrainingClips(Dataset[Sample]):
         epoch, index = key
         record = self.records[index]
         generator = sample_generator(self.seed, epoch, index)
-        with open_video(record.path, decoder=self.decoder, fps=record.fps) as video:
+        with open_record(record, decoder=self.decoder) as video:
             segment = self.sampler.segment(video, record)
             positions = self.sampler.random(len(segment), generator=generator)
             frames = video.frames(segment[positions])
@@ -157,7 +164,7 @@ class EvaluationViews(Dataset[Sample]):
 
         """
         record = self.records[index]
-        with open_video(record.path, decoder=self.decoder, fps=record.fps) as video:
+        with open_record(record, decoder=self.decoder) as video:
             segment = self.sampler.segment(video, record)
             positions = self.sampler.uniform(len(segment), num_clips=self.num_clips)
             # Clips of a short video share frames: each is decoded and scaled once.

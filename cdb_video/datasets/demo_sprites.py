@@ -90,17 +90,17 @@ def _eggplant(rng: np.random.Generator) -> Image.Image:
 
 
 def _onion(rng: np.random.Generator) -> Image.Image:
-    pencil, brown = Pencil(), jittered((194, 128, 70), rng)
+    pencil, brown = Pencil(), jittered((204, 118, 60), rng)
     pencil.polygon([(36, 26), (45, 6), (52, 8), (60, 26)], brown)
     pencil.ellipse(48, 54, 36, 33, brown)
     for rx in (7, 18, 28):
-        pencil.arc(48, 54, rx, 32, tinted(brown, 0.78), 1.8)
+        pencil.arc(48, 54, rx, 32, tinted(brown, 0.7), 2.2)
     return pencil.finish()
 
 
 def _potato(rng: np.random.Generator) -> Image.Image:
-    # About the onion's brown and size: skin and tip tell them apart, the colour hardly does.
-    pencil, brown = Pencil(), jittered((182, 140, 82), rng)
+    # Nearly the onion's brown and size: skin and outline tell them apart, the colour hardly does.
+    pencil, brown = Pencil(), jittered((184, 148, 94), rng)
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radii = 1 + 0.07 * np.sin(2 * angles + rng.uniform(0, 6)) + 0.04 * np.sin(3 * angles)
     x, y = 48 + 42 * radii * np.cos(angles), 54 + 28 * radii * np.sin(angles)

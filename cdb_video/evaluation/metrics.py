@@ -16,6 +16,21 @@ from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions
 BOOTSTRAP_DRAWS = 2000
 CALIBRATION_BINS = 15
 
+SCORED_FIGURES = (
+    "top1",
+    "top5",
+    "mean_class_accuracy",
+    "mean_class_accuracy_interval",
+    "mean_class_top5",
+    "mean_class_accuracy_logit_adjusted",
+    "mean_class_precision",
+    "macro_f1",
+    "harmonic_mean",
+    "worst_fifth",
+    "ece",
+)
+"""The figures that need a labelled video; each is None without one."""
+
 
 def head_figures(
     part: HeadPredictions, classes: HeadClasses, *, per_class: bool = True
@@ -27,30 +42,16 @@ def head_figures(
     of a split without a labelled video.
     """
     counts = part.counts
-    present = counts.total > 0
-    if not present.any():
-        return {"num_classes": counts.num_classes, "num_classes_present": 0}
-    accuracy = counts.class_accuracy[present]
-    adjusted = ClassCounts(counts.num_classes)
-    adjusted.update(logit_adjusted(part.scores, classes.train_counts), part.labels)
-    has_top5 = counts.num_classes > 5
+    shots = counts.by_shot(classes.train_counts)
     figures: dict[str, Any] = {
         "num_classes": counts.num_classes,
         "num_classes_present": counts.num_classes_present,
         "num_videos": int(counts.total.sum()),
-        "top1": counts.top1,
-        "top5": counts.top5 if has_top5 else None,
-        "mean_class_accuracy": counts.mean_class_accuracy,
-        "mean_class_accuracy_interval": mean_class_accuracy_interval(counts),
-        "mean_class_top5": float(counts.class_top5.nanmean()) if has_top5 else None,
-        "mean_class_accuracy_logit_adjusted": adjusted.mean_class_accuracy,
-        "mean_class_precision": float(class_precision(counts)[present].mean()),
-        "macro_f1": float(class_f1(counts)[present].mean()),
-        "harmonic_mean": harmonic_mean(accuracy),
-        "worst_fifth": worst_fifth(accuracy),
-        "ece": expected_calibration_error(part.scores, part.labels),
-        **{name: group._asdict() for name, group in counts.by_shot(classes.train_counts).items()},
+        **dict.fromkeys(SCORED_FIGURES),
+        **{name: group._asdict() for name, group in shots.items()},
     }
+    if counts.num_classes_present:
+        figures |= _scored_figures(part, counts, classes.train_counts)
     if per_class:
         of_class = counts.class_accuracy.tolist()
         figures["class_accuracy"] = {
@@ -62,6 +63,29 @@ def head_figures(
         )
         figures["count"] = dict(zip(classes.names, counts.total.tolist(), strict=True))
     return figures
+
+
+def _scored_figures(
+    part: HeadPredictions, counts: ClassCounts, train_counts: Tensor
+) -> dict[str, float | list[float] | None]:
+    present = counts.total > 0
+    accuracy = counts.class_accuracy[present]
+    adjusted = ClassCounts(counts.num_classes)
+    adjusted.update(logit_adjusted(part.scores, train_counts), part.labels)
+    has_top5 = counts.num_classes > 5
+    return {
+        "top1": counts.top1,
+        "top5": counts.top5 if has_top5 else None,
+        "mean_class_accuracy": counts.mean_class_accuracy,
+        "mean_class_accuracy_interval": mean_class_accuracy_interval(counts),
+        "mean_class_top5": float(counts.class_top5.nanmean()) if has_top5 else None,
+        "mean_class_accuracy_logit_adjusted": adjusted.mean_class_accuracy,
+        "mean_class_precision": float(class_precision(counts)[present].mean()),
+        "macro_f1": float(class_f1(counts)[present].mean()),
+        "harmonic_mean": harmonic_mean(accuracy),
+        "worst_fifth": worst_fifth(accuracy),
+        "ece": expected_calibration_error(part.scores, part.labels),
+    }
 
 
 def class_precision(counts: ClassCounts) -> Tensor:
@@ -128,16 +152,13 @@ def expected_calibration_error(scores: Tensor, labels: Tensor) -> float:
     with warnings.catch_warnings():
         # torchmetrics warns of libraries of its own that it does not find.
         warnings.simplefilter("ignore")
-        from torchmetrics.functional.classification import multiclass_calibration_error
+        from torchmetrics.functional.classification import binary_calibration_error
     labelled = labels >= 0
+    right = scores[labelled].argmax(1) == labels[labelled]
+    # torchmetrics gives confidence 1, to which fp32 rounds sure scores, a 16th bin of its own.
+    confidence = scores[labelled].amax(1).clamp(max=1 - 2**-24)
     return float(
-        multiclass_calibration_error(
-            scores[labelled],
-            labels[labelled],
-            num_classes=scores.shape[1],
-            n_bins=CALIBRATION_BINS,
-            norm="l1",
-        )
+        binary_calibration_error(confidence, right.long(), n_bins=CALIBRATION_BINS, norm="l1")
     )
 
 

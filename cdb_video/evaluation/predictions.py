@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,17 @@ from torch import Tensor
 
 from cdb_video.counts import ClassCounts
 from cdb_video.errors import DataError
+
+# What numpy, zipfile and torch raise on files that are empty, cut short, damaged or something else.
+_NOT_SUCH_A_FILE = (
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,8 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, HeadClasses]]:
             arrays = {name: file[name] for name in file.files}
         ids = tuple(arrays["ids"].tolist())
         names = [name.removeprefix("scores_") for name in arrays if name.startswith("scores_")]
+        if not names:
+            raise ValueError("it has no scores")
         heads = {
             head: HeadPredictions(
                 scores=torch.from_numpy(arrays[f"scores_{head}"]),
@@ -116,5 +131,5 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, HeadClasses]]:
             for head in names
         }
         return Predictions(ids, heads), classes
-    except (OSError, KeyError, ValueError) as error:
+    except _NOT_SUCH_A_FILE as error:
         raise DataError(f"{path}: not a predictions file: {error}") from None

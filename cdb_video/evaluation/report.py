@@ -55,7 +55,8 @@ def make_report(
 def save_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON; a file of that name is replaced in one move."""
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    beside.write_text(text, encoding="utf-8")
     beside.replace(path)
 
 

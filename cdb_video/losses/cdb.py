@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from cdb_video.counts import ClassCounts
 from cdb_video.losses.difficulty import ClassDifficulty, check_accuracy
-from cdb_video.losses.reweighting import Reduction
+from cdb_video.losses.reweighting import (
+    Reduction,
+    check_batch,
+    check_label_smoothing,
+    check_reduction,
+)
 
 DynamicTau = Literal["dynamic", "dynamic_release"]
 Tau = float | DynamicTau
@@ -38,7 +43,8 @@ def cdb_weights(class_accuracy: Tensor, *, tau: Tau = "dynamic") -> Tensor:
             EGTEA and CIFAR code: sigmoid(max A / (min A + 0.01)), in [0.5, 1].
 
     Raises:
-        ValueError: accuracies outside [0, 1] or NaN everywhere; a negative or unknown tau.
+        ValueError: accuracies outside [0, 1], of an integer type or NaN everywhere; a negative or
+            unknown tau.
 
     """
     check_tau(tau)
@@ -53,16 +59,18 @@ def weights_from_difficulty(difficulty: Tensor, tau: Tau) -> Tensor:
     """
     measured = ~difficulty.isnan()
     power = _tau(1 - difficulty, tau)
+    # Relative to the hardest class, so that powers of small difficulties do not all become 0.
+    relative = difficulty / torch.where(measured, difficulty, 0.0).amax()
     # 0^0 is 1 in torch, so tau 0 gives plain cross entropy for solved classes too.
-    raw = torch.where(measured, difficulty, 0.0).pow(power) * measured
+    raw = torch.where(measured, relative, 0.0).pow(power) * measured
     total = raw.sum()
     weights = raw * (measured.sum() / total)
     return torch.where(measured & (total > 0), weights, 1.0)
 
 
-def _tau(accuracy: Tensor, tau: Tau) -> Tensor:
+def _tau(accuracy: Tensor, tau: Tau) -> Tensor | float:
     if not isinstance(tau, str):
-        return accuracy.new_tensor(float(tau))
+        return float(tau)
     highest = accuracy.nan_to_num(-torch.inf).amax()
     lowest = accuracy.nan_to_num(torch.inf).amin()
     ratio = highest / (lowest + EPSILON)
@@ -127,10 +135,8 @@ class CDBLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_tau(tau)
-        if reduction not in get_args(Reduction):
-            raise ValueError(
-                f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}"
-            )
+        check_reduction(reduction)
+        check_label_smoothing(label_smoothing)
         if base is not None and label_smoothing:
             raise ValueError(
                 f"label_smoothing={label_smoothing} belongs to the base loss: set it there"
@@ -166,7 +172,7 @@ class CDBLoss(nn.Module):
 
     def observe(self, logits: Tensor, target: Tensor) -> None:
         """Count a training batch towards the next `step`, for difficulty without held-out clips."""
-        self.class_difficulty.observe(logits, target)
+        self.class_difficulty.observe(logits, target.where(target != self.ignore_index, -1))
 
     def step(self) -> None:
         """Weigh by what was observed since the last step."""
@@ -184,12 +190,10 @@ class CDBLoss(nn.Module):
         Args:
             logits: (N, K).
             target: (N,) class indices, or (N, K) probabilities (mixup), which cross entropy alone
-                can take: sum_k w_k t_k (-log p_k).
+                can take: sum_k w_k t_k (-log p_k), the mean of the labels' losses.
 
         """
-        if logits.ndim != 2 or logits.shape[1] != len(self.class_weights):
-            expected = f"(N, {len(self.class_weights)})"
-            raise ValueError(f"logits must be {expected}, got {tuple(logits.shape)}")
+        check_batch(logits, target, len(self.class_weights))
         if target.is_floating_point():
             return self._reduce(self._soft(logits, target), len(target))
         labelled = target != self.ignore_index
@@ -198,22 +202,24 @@ class CDBLoss(nn.Module):
                 logits.float(),
                 target,
                 weight=self.class_weights,
-                reduction="none" if self.reduction == "none" else "sum",
+                reduction=self._inner_reduction,
                 ignore_index=self.ignore_index,
             )
         else:
             known = target.where(labelled, 0)
             weights = self.class_weights[known].where(labelled, 0.0)
-            losses = weights * self._per_sample(logits, known)
+            losses = weights * self._per_sample(logits.float(), known)
         return self._reduce(losses, labelled.sum())
 
     def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.base is None:
             smoothing = self.label_smoothing
-            return F.cross_entropy(
-                logits.float(), target, reduction="none", label_smoothing=smoothing
-            )
+            return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
         losses: Tensor = self.base(logits, target)
+        if losses.shape != target.shape:
+            raise ValueError(
+                f"base must give a loss a sample, {tuple(target.shape)}, got {tuple(losses.shape)}"
+            )
         return losses
 
     def _soft(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -221,13 +227,15 @@ class CDBLoss(nn.Module):
             raise ValueError(
                 "soft targets need cross entropy; of another base, mix the losses of both labels"
             )
-        return F.cross_entropy(
-            logits.float(),
-            target.float(),
-            weight=self.class_weights,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
+        weighted = self.class_weights * target.float()
+        if self.label_smoothing:
+            # Smoothed after weighing: each label's smoothed loss has that label's weight.
+            weighted = torch.lerp(weighted, weighted.mean(1, keepdim=True), self.label_smoothing)
+        return F.cross_entropy(logits.float(), weighted, reduction=self._inner_reduction)
+
+    @property
+    def _inner_reduction(self) -> Reduction:
+        return "none" if self.reduction == "none" else "sum"
 
     def _reduce(self, losses: Tensor, count: Tensor | int) -> Tensor:
         if self.reduction == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cdb_video.counts import ClassCounts
+from cdb_video.counts import ClassCounts, own_class_rank
 
 
 class ClassDifficulty(nn.Module):
@@ -45,8 +45,8 @@ class ClassDifficulty(nn.Module):
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if not 0 <= ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {ema}")
-        if not prior_strength >= 0:
-            raise ValueError(f"prior_strength must be at least 0, got {prior_strength}")
+        if not 0 <= prior_strength < float("inf"):
+            raise ValueError(f"prior_strength must be finite and at least 0, got {prior_strength}")
         if not 0 <= floor < 1:
             raise ValueError(f"floor must be in [0, 1), got {floor}")
         self.num_classes = num_classes
@@ -67,11 +67,15 @@ class ClassDifficulty(nn.Module):
     def observe(self, logits: Tensor, target: Tensor) -> None:
         """Count a training batch: logits (N, K), target (N,) with negative ones left out.
 
-        Two `index_add_` on the device, no wait.
+        An `index_add_` on the device, no wait.
         """
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must be (N, {self.num_classes}), got {tuple(logits.shape)}")
+        if target.shape != logits.shape[:1]:
+            raise ValueError(f"target must be ({len(logits)},), got {tuple(target.shape)}")
         labelled = target >= 0
         target = target.clamp(min=0)
-        correct = labelled & (logits.argmax(1) == target)
+        correct = labelled & (own_class_rank(logits, target) == 0)
         self.observed.index_add_(1, target, torch.stack([correct, labelled]).long())
 
     def step(self) -> None:
@@ -84,8 +88,8 @@ class ClassDifficulty(nn.Module):
         """Take a measurement: class counts, or accuracies (K,) in [0, 1] with NaN for none.
 
         Raises:
-            ValueError: another number of classes; an accuracy outside [0, 1]; no class measured;
-                accuracies without counts while `prior_strength` is on.
+            ValueError: another number of classes; an accuracy outside [0, 1] or of an integer type;
+                no class measured; accuracies without counts while `prior_strength` is on.
 
         """
         if isinstance(measured, ClassCounts):
@@ -125,11 +129,13 @@ class ClassDifficulty(nn.Module):
 
 
 def check_accuracy(name: str, accuracy: Tensor, num_classes: int | None = None) -> None:
-    """Refuse what cannot be class accuracies: shape, range, or NaN everywhere. Reads the device."""
+    """Refuse what cannot be class accuracies, by shape, type, range or NaN. Reads the device."""
     if accuracy.ndim != 1:
         raise ValueError(f"{name} must be (K,), got shape {tuple(accuracy.shape)}")
     if num_classes is not None:
         _check_size(name, len(accuracy), num_classes)
+    if not accuracy.is_floating_point():
+        raise ValueError(f"{name} must be of a floating-point type, got {accuracy.dtype}")
     outside = (accuracy < 0) | (accuracy > 1)
     if outside.any():
         index = int(outside.nonzero()[0])

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Reduction = Literal["mean", "sum", "none"]
+
+
+def check_reduction(reduction: Reduction) -> None:
+    """Refuse a reduction that is none of PyTorch's."""
+    allowed = get_args(Reduction)
+    if reduction not in allowed:
+        raise ValueError(f"reduction must be one of {', '.join(allowed)}, got {reduction!r}")
+
+
+def check_label_smoothing(label_smoothing: float) -> None:
+    """Refuse a share outside [0, 1)."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+
+
+def check_batch(logits: Tensor, target: Tensor, num_classes: int) -> None:
+    """Refuse shapes other than logits (N, K) with labels (N,) or probabilities (N, K)."""
+    if logits.ndim != 2 or logits.shape[1] != num_classes:
+        raise ValueError(f"logits must be (N, {num_classes}), got {tuple(logits.shape)}")
+    expected = logits.shape if target.is_floating_point() else logits.shape[:1]
+    if target.shape != expected:
+        raise ValueError(
+            f"target of type {target.dtype} must be {tuple(expected)}, got {tuple(target.shape)}"
+        )
 
 
 class CrossEntropyLoss(nn.Module):
@@ -35,8 +59,8 @@ class CrossEntropyLoss(nn.Module):
         ignore_index: int = -100,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        check_reduction(reduction)
+        check_label_smoothing(label_smoothing)
         self.num_classes = num_classes
         self.reduction = reduction
         self.label_smoothing = label_smoothing
@@ -44,6 +68,7 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, fp32."""
+        check_batch(logits, target, self.num_classes)
         return F.cross_entropy(
             logits.float(),
             target,

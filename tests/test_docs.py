@@ -1,0 +1,166 @@
+"""The documents hold: their example files are read, their errors are real, their paths exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cdb_video.datasets.annotations import UNLABELLED
+from cdb_video.datasets.readers import read_split
+from cdb_video.errors import DataError
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FORMATS = (ROOT / "docs/data_format.md").read_text(encoding="utf-8")
+
+EXAMPLE = re.compile(r"<!-- (file|videos): (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+PATH = re.compile(r"(?<![\w/.-])(?:(?:configs|tools)/[\w/.-]+\.(?:yaml|py)|docs/\w+\.md)")
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """The example files of data_format.md, and empty files in place of its videos."""
+    found = EXAMPLE.findall(FORMATS)
+    assert len(found) == FORMATS.count("<!-- ")
+    for kind, name, text in found:
+        paths = [tmp_path / name / line for line in text.splitlines()]
+        for path in paths if kind == "videos" else [tmp_path / name]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text if kind == "file" else "")
+    return tmp_path
+
+
+def test_split_folders(examples: Path) -> None:
+    train = read_split(examples / "split_folders", split="train")
+    val = read_split(examples / "split_folders", split="val")
+
+    assert [record.id for record in train.records] == ["train/cut/a", "train/cut/b", "train/pour/c"]
+    assert train.vocabularies["label"].names == val.vocabularies["label"].names == ("cut", "pour")
+    assert train.class_counts("label").tolist() == [2, 1]
+
+
+def test_class_folders(examples: Path) -> None:
+    splits = [read_split(examples / "class_folders", split=s) for s in ("train", "val", "test")]
+
+    assert [split.class_counts("label").tolist() for split in splits] == [[2, 1], [1, 0], [1, 0]]
+
+
+def test_one_table(examples: Path) -> None:
+    root = examples / "one_table"
+    for video in ("kitchen 1.mp4", "kitchen 2.mp4", "kitchen 3.mp4"):
+        (root / video).touch()
+
+    train = read_split(root, split="train")
+    rest = read_split(root, split="train", hold_out_subjects=["Bob"], part="rest")
+
+    assert train.vocabularies["verb"].names == ("cut", "put", "take")
+    assert train.vocabularies["noun"].names == ("knife", "tomato")
+    assert [(r.start_s, r.stop_s) for r in train.records] == [
+        (0.5, 2.25),
+        (2.25, 6),
+        (70, 72.5),
+        (3, 5),
+    ]
+    assert train.records[0].id == "kitchen 1@0.5-2.25"
+    assert train.records[0].recording == "monday"
+    assert train.labels("noun").tolist() == [0, 1, UNLABELLED, 1]
+    assert len(rest) == 3
+
+
+def test_table_per_split(examples: Path) -> None:
+    train = read_split(examples / "table_per_split", split="train", check_files=False)
+    val = read_split(examples / "table_per_split", split="val", check_files=False)
+
+    assert train.vocabularies["action"].names == val.vocabularies["action"].names == ("run", "walk")
+    assert (train.labels("action").tolist(), val.labels("action").tolist()) == ([1, 0], [0])
+
+
+def test_lists(examples: Path) -> None:
+    split = read_split(examples / "lists", split=["train", "val"], check_files=False)
+
+    assert split.vocabularies["label"].names == ("2", "10")
+    assert split.labels("label").tolist() == [0, 1, 0, 1]
+    assert split.records[2].path == examples / "lists/clips/morning walk.mp4"
+
+
+def test_egtea(examples: Path) -> None:
+    cropped = read_split(examples / "egtea", split="train_split1")
+    for clip in (examples / "egtea/cropped_clips").rglob("*.mp4"):
+        clip.unlink()
+    for session in ("P01-R01-TomatoSalad", "P02-R01-TomatoSalad"):
+        (examples / f"egtea/{session}.mp4").touch()
+    untrimmed = read_split(examples / "egtea", split="train_split1")
+
+    assert cropped.vocabularies["action"].names == ("Take knife", "Cut tomato")
+    assert cropped.labels("noun").tolist() == [0, 1, 1]
+    assert cropped.records[0].start_s is None
+    assert cropped.records[0].recording == "P01-R01-TomatoSalad"
+    assert cropped.records[0].metadata == {"subject": "P01", "recipe": "TomatoSalad"}
+    assert (untrimmed.records[0].start_s, untrimmed.records[0].stop_s) == (1.0, 2.5)
+
+
+def test_frames(examples: Path) -> None:
+    [record] = read_split(examples / "frames", split="val", annotation_fps=25).records
+
+    assert (record.start_s, record.stop_s, record.fps) == (2.0, 4.0, 25)
+
+
+def test_what_is_quoted_of_the_held_out_subjects_is_the_recipes() -> None:
+    recipe = (ROOT / "configs/egtea/paper_verbs_resnext101_cdb.yaml").read_text()
+
+    [quoted] = re.findall(r"```yaml\n(.*?)```", FORMATS, re.DOTALL)
+
+    assert quoted in recipe.replace("  num_workers: 8\n", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("clips.csv", "pth,label,split\na.mp4,walk,train\n"),
+        ("clips.csv", "path,label,split\na.mp4,walk,train\nb.mp4,train\n"),
+        ("clips.csv", "path,start_s,stop_s,label,split\na.mp4,5,3,walk,train\n"),
+        ("clips.csv", "path,start_frame,stop_frame,label,split\na.mp4,3,5,walk,train\n"),
+        ("clips.csv", "path,label,split\na.mp4,walk,train\na.mp4,run,train\n"),
+        ("clips.csv", "path,label,split\nhttps://host/a.mp4,walk,train\n"),
+        ("clips.csv", "path,label,split\na.mp4,walk,train\n"),
+        ("clips.csv", "path,label,split\na.mp4,walk,training\n"),
+        ("train/cut/a.mp4", ""),
+        ("notes.md", ""),
+    ],
+)
+def test_an_error_is_the_documented_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("my_videos", file)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    if file.startswith("train/"):
+        Path("my_videos/train/pour").mkdir()
+
+    with pytest.raises(DataError) as caught:
+        read_split("my_videos", split="train")
+
+    assert str(caught.value) in FORMATS.splitlines()
+
+
+def test_relative_links_point_to_files() -> None:
+    links = [(document, link) for document in DOCUMENTS for link in LINK.findall(read(document))]
+    relative = [(d, link) for d, link in links if not re.match(r"[a-z]+:", link)]
+
+    assert relative
+    assert [(d.name, link) for d, link in relative if not (d.parent / link).exists()] == []
+
+
+def test_recipes_tools_and_documents_that_are_named_exist() -> None:
+    named = {(d.name, path) for d in DOCUMENTS for path in PATH.findall(read(d))}
+
+    assert "tools/train.py" in {path for _, path in named}
+    assert sorted((d, path) for d, path in named if not (ROOT / path).exists()) == []
+
+
+def read(document: Path) -> str:
+    return document.read_text(encoding="utf-8")

@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdb_video.build import build_trainer
+from cdb_video.clips.decoders import open_video
+from cdb_video.distributed import Ranks
+from cdb_video.errors import ConfigError, RunError
+from cdb_video.experiments import find_checkpoint, load_run, open_run
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = tiny_config(tiny_data, tmp_path_factory.mktemp("runs"), train={"epochs": 3})
+    run, named = open_run(config, config_name="tiny", resume=False)
+    build_trainer(named, ranks=Ranks(), run=run).fit()
+    run.close()
+    return run.path
+
+
+def test_a_finished_run_is_one_line(run_folder: Path, tiny_data: Path) -> None:
+    run = load_run(run_folder)
+
+    assert run.class_names == {"verb": ("close", "open"), "noun": ("bowl", "cup", "pot")}
+    with open_video(tiny_data / "test_0.mp4") as video:
+        # Eight frames, four in the clip: the middle one starts at frame 2.
+        frames = video.frames(torch.arange(2, 6))
+    with torch.inference_mode():
+        logits = run.model(run.transform(frames))
+    scores = {head: values.softmax(1)[0] for head, values in logits.items()}
+    predicted = run.predict(tiny_data / "test_0.mp4")
+    for head, ranking in predicted.items():
+        expected = dict(zip(run.class_names[head], scores[head].tolist(), strict=True))
+        assert dict(ranking) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_run_means_its_best_checkpoint(run_folder: Path) -> None:
+    best = json.loads((run_folder / "checkpoints" / "best.json").read_text())
+
+    assert find_checkpoint(run_folder).name == best["checkpoint"]
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines()
+    evaluations = [e for e in map(json.loads, lines) if e["event"] == "eval"]
+    top = max(evaluations, key=lambda e: (e["selection"], -e["loss"], -e["epoch"]))
+    assert (best["epoch"], best["mean_class_accuracy"]) == (top["epoch"], top["selection"])
+
+
+def test_a_checkpoint_folder_is_a_run_as_well(run_folder: Path) -> None:
+    checkpoint = sorted((run_folder / "checkpoints").glob("step-*"))[0]
+
+    assert load_run(checkpoint).checkpoint == checkpoint
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+
+    with pytest.raises(RunError, match="no checkpoint in it yet"):
+        load_run(tmp_path)
+
+
+def test_overrides_of_a_run_are_checked(run_folder: Path) -> None:
+    assert load_run(run_folder, overrides=["views.num_clips=3"]).config.views.num_clips == 3
+    with pytest.raises(ConfigError, match="no such key"):
+        load_run(run_folder, overrides=["views.clips=3"])
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_on_resume(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(tiny_data, tmp_path)
+    run, named = open_run(config, config_name="tiny", resume=False)
+    build_trainer(named, ranks=Ranks(), run=run).fit()
+    run.close()
+    (run.path / "checkpoints" / "step-4" / "model.safetensors").write_bytes(b"")
+
+    again, named = open_run(config, config_name="tiny", resume=True)
+    trainer = build_trainer(named, ranks=Ranks(), run=again)
+    again.close()
+    trainer.log.close()
+
+    assert trainer.step == 2
+    said = capsys.readouterr().out
+    assert "set aside as damaged-step-4" in said
+    assert "resuming from step-2" in said
