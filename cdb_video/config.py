@@ -17,6 +17,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cdb_video.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
+MAX_CONFIG_DEPTH = 20
+OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 class Section(BaseModel):
@@ -37,9 +45,14 @@ class Section(BaseModel):
         return {} if values is None else values
 
 
-def _number_from_text(value: Any) -> Any:
+def _not_a_bool(value: Any) -> Any:
+    # In Python True is 1, and 1.0.
     if isinstance(value, bool):
         raise ValueError("must be a number")
+    return value
+
+
+def _number_from_text(value: Any) -> Any:
     # YAML 1.1 reads 1e-4 (no dot) as text.
     if isinstance(value, str):
         try:
@@ -49,7 +62,7 @@ def _number_from_text(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_number_from_text)]
+Number = Annotated[float, BeforeValidator(_number_from_text), BeforeValidator(_not_a_bool)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -134,7 +147,7 @@ class ViewsConfig(Section):
 
     num_clips: PositiveInt = 1
     """Clips a video, the first at its start and the last at its end; 1: the middle."""
-    num_crops: Literal[1, 3] = 1
+    num_crops: Annotated[Literal[1, 3], BeforeValidator(_not_a_bool)] = 1
     """Crops a clip along its longer side; 1: the centre."""
 
     @property
@@ -344,15 +357,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
-        # A few lines of aliases can unfold to gigabytes.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ConfigError(f"{path}: aliases (*name) are not allowed")
+        _refuse_unfolding(path, text)
         _refuse_repeated_keys(path, yaml.compose(text, yaml.SafeLoader))
         values = yaml.safe_load(text)
     except ConfigError:
         raise
     # ValueError: a date such as 2024-13-01, a number of 5,000 digits.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -361,6 +372,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: must hold sections such as `train:`, got {type(values).__name__}"
         )
     return values
+
+
+def _refuse_unfolding(path: Path, text: str) -> None:
+    # A few lines of aliases can unfold to gigabytes, a few thousand brackets overflow the stack.
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise ConfigError(f"{path}: aliases (*name) are not allowed")
+        depth += isinstance(token, OPENING)
+        depth -= isinstance(token, CLOSING)
+        if depth > MAX_CONFIG_DEPTH:
+            raise ConfigError(f"{path}: nested deeper than {MAX_CONFIG_DEPTH}")
 
 
 def _refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:

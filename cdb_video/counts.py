@@ -99,7 +99,7 @@ class ClassCounts:
 
     def cpu(self) -> ClassCounts:
         """A copy on the CPU."""
-        return self.from_dict({"table": self._table.cpu().clone()})
+        return self.from_dict({"table": self._table.cpu()})
 
     def to_dict(self) -> dict[str, Tensor]:
         """What `from_dict` takes: {"table": (4, K)}."""

@@ -43,6 +43,16 @@ class Ranks:
 ONE_PROCESS = Ranks()
 
 
+def leave_cores_to_workers(num_workers: int) -> None:
+    """Give PyTorch the cores that the loader's workers leave, unless OMP_NUM_THREADS says.
+
+    Threads that wait for one another spin: more of them than free cores are slower than one
+    (docs/log.md). torchrun sets the variable where it starts several ranks.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - num_workers))
+
+
 @contextmanager
 def process_group(
     ranks: Ranks, device: torch.device, *, timeout: timedelta = timedelta(minutes=30)

@@ -22,7 +22,7 @@ from cdb_video import experiments
 from cdb_video.build import write_report
 from cdb_video.build_data import choose_device, read_data
 from cdb_video.command_line import run_tool
-from cdb_video.distributed import Ranks, process_group
+from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation.metrics import logit_adjusted
 from cdb_video.evaluation.predictions import Predictions, load_predictions
@@ -47,6 +47,7 @@ def main() -> None:
         for run in loaded
     ]
     device = choose_device(loaded[0].config, ranks)
+    leave_cores_to_workers(loaded[0].config.data.num_workers)
     reports = []
     with process_group(ranks, device):
         for run, data in zip(loaded, datas, strict=True):

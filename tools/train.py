@@ -19,7 +19,7 @@ from cdb_video import build, distributed, experiments
 from cdb_video.build_data import Data, choose_device, read_data
 from cdb_video.command_line import run_tool
 from cdb_video.config import Config, dump_config, load_config
-from cdb_video.distributed import Ranks, process_group
+from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.evaluation.report import print_report
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
@@ -36,6 +36,7 @@ def main() -> None:
     device = choose_device(config, ranks)
     # All that can be wrong is looked at before the ranks meet: files on rank 0 alone.
     data = read_data(config, check_files=ranks.is_main)
+    leave_cores_to_workers(config.data.num_workers)
     with ExitStack() as stack:
         run = None
         if ranks.is_main:

@@ -47,8 +47,7 @@ class VideoDecoder(Protocol):
     def close(self) -> None:
         """Give back the file and the decoder's memory."""
 
-    def __enter__(self) -> Self:
-        ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -15,10 +16,14 @@ from av.video.reformatter import Interpolation
 from torch import Tensor
 
 from cdb_video.clips.base import BaseDecoder
-from cdb_video.clips.index import decoded_index, open_container, packet_index
+from cdb_video.clips.index import FrameIndex, decoded_index, open_container, packet_index
 from cdb_video.errors import DecodeError
 
 Image = npt.NDArray[np.uint8]
+
+MAX_INDICES = 64
+"""Indices kept in a process; that of a 20-minute video at 24 fps takes about 1 MB."""
+_INDICES: OrderedDict[tuple[Path, int, int], FrameIndex] = OrderedDict()
 
 
 class PyavDecoder(BaseDecoder):
@@ -32,15 +37,26 @@ class PyavDecoder(BaseDecoder):
     def __init__(self, path: Path) -> None:
         self._container, self._stream = open_container(path)
         try:
+            self._index = index = self._find_index(path)
+        except BaseException:
+            self._container.close()
+            raise
+        super().__init__(path, times=index.times, fps=index.fps)
+
+    def _find_index(self, path: Path) -> FrameIndex:
+        """The file's index, kept for the next opening: many segments are cut from one long video."""
+        status = path.stat()
+        key = (path, status.st_size, status.st_mtime_ns)
+        index = _INDICES.get(key)
+        if index is None:
             index = packet_index(self._container, self._stream)
             if index is None:
                 self._reopen(path)
                 index = decoded_index(self._container, self._stream)
-        except BaseException:
-            self._container.close()
-            raise
-        self._index = index
-        super().__init__(path, times=index.times, fps=index.fps)
+            _INDICES[key] = index
+            if len(_INDICES) > MAX_INDICES:
+                _INDICES.popitem(last=False)
+        return index
 
     def close(self) -> None:
         """Give back the file and the decoder's memory."""

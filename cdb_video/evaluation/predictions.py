@@ -109,7 +109,8 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, HeadClasses]]:
 
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open of which it finds that it is no archive.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         ids = tuple(arrays["ids"].tolist())
         names = [name.removeprefix("scores_") for name in arrays if name.startswith("scores_")]
