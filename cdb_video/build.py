@@ -29,13 +29,14 @@ from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
 from cdb_video.losses import LOSSES, MultiHeadLoss
 from cdb_video.models.backbones import BACKBONES
+from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
 from cdb_video.precision import Precision, choose_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
-from cdb_video.training.run_log import FileLog, RunLog, SilentLog
+from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
 from cdb_video.training.trainer import Trainer, TrainerOptions
 
 
@@ -100,8 +101,8 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
         _build_untrained_model(config, data)
     if config.train.sync_batch_norm and device.type != "cuda":
         raise ConfigError("train.sync_batch_norm=true works on GPUs only")
-    if config.model.weights is not None:
-        _find_weights(config, config.model.weights)
+    if ranks.is_main and config.model.weights is not None:
+        _load_weights(_build_untrained_model(config, data), config, quiet=True)
     build_criterion(config.loss, data.classes)
     build_training_loader(config, data.train, ranks=ranks)
 
@@ -171,10 +172,7 @@ def _build_initial_model(
 ) -> Recognizer:
     model = _build_untrained_model(config, data)
     if config.model.weights is not None:
-        path = _find_weights(config, config.model.weights)
-        loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
-        if not quiet:
-            print("\n".join(loaded.summary()))
+        _load_weights(model, config, quiet=quiet)
     if config.model.freeze_backbone:
         model.freeze_backbone()
     if config.train.sync_batch_norm:
@@ -191,8 +189,22 @@ def _build_untrained_model(config: Config, data: Data) -> Recognizer:
     )
 
 
-def _find_weights(config: Config, name: str) -> Path:
-    return resolve_weights(name, backbone=config.model.backbone, cache_dir=cache_dir(config))
+def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
+    path = resolve_weights(
+        str(config.model.weights), backbone=config.model.backbone, cache_dir=cache_dir(config)
+    )
+    loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
+    if (path / "model.json").exists():  # a checkpoint of ours
+        model.normalization = read_normalization(path)
+    if not quiet:
+        print("\n".join(loaded.summary()))
+
+
+def read_normalization(checkpoint: Path) -> Normalization:
+    """What a checkpoint's weights expect of pixels."""
+    about = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+    known = about["normalization"]
+    return Normalization(tuple(known["mean"]), tuple(known["std"]), known["value_range"])
 
 
 def _build_schedule(config: Config) -> Schedule:
@@ -289,7 +301,7 @@ def split_fed(config: Config, role: str) -> list[str]:
 def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
     if run is None:
         return SilentLog()
-    from_epoch = training["progress"]["epoch"] if training else 0
+    from_epoch = training["progress"]["epoch"] if training else NOTHING_DONE
     return FileLog(
         run.path, from_epoch=from_epoch, tensorboard="tensorboard" in config.run.trackers
     )
@@ -309,8 +321,9 @@ def _build_checkpoints(
         for head, part in classes.items()
     }
     about = {"classes": known, "normalization": model.normalization._asdict()}
+    run.write_config(config_yaml)
     if run.resume_from is None:
-        run.write_once(config_yaml=config_yaml, classes=known)
+        run.write_about(classes=known)
     return CheckpointFolder(
         run.checkpoints,
         texts={"config.yaml": config_yaml, "model.json": json.dumps(about, ensure_ascii=False)},

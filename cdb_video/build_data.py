@@ -89,8 +89,50 @@ def read_data(
     elif data.test_split is not None:
         test = read(data.test_split)
     found = Data(train=train, val=val, test=test)
+    _check_roles(found)
     _check_heads(config, found)
     return found
+
+
+def read_role(
+    config: Config, role: str, *, vocabularies: Mapping[str, Vocabulary], check_files: bool = True
+) -> Split:
+    """The split of one role alone, by a checkpoint's classes: its videos are all that is needed.
+
+    Raises:
+        ConfigError: the configuration has no split for the role.
+        DataError: annotations or files that cannot be used.
+
+    """
+    data = config.data
+    held_out = data.val_split == "held_out"
+    name = {"train": data.train_split, "val": data.val_split, "test": data.test_split}[role]
+    part: Part = "all"
+    if held_out and role != "test":
+        name, part = data.train_split, "held_out" if role == "val" else "rest"
+    if name is None:
+        raise ConfigError(f"data.{role}_split is null: the run has no {role} split")
+    return _read(
+        config,
+        data_root(config),
+        "test" if name == "auto" else name,
+        part=part,
+        check_files=check_files,
+        vocabularies=vocabularies,
+    )
+
+
+def _check_roles(data: Data) -> None:
+    """Splits of other names can share clips: EGTEA's train_split1 and test_split2 do."""
+    seen: dict[str, str] = {}
+    for role, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+        for record in split.records if split else ():
+            first = seen.setdefault(record.id, role)
+            if first != role:
+                raise ConfigError(
+                    f"data.{role}_split: clip {record.id} is in data.{first}_split as well; no "
+                    "clip may have two roles"
+                )
 
 
 def _read(

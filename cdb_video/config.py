@@ -71,6 +71,10 @@ PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 
 
+# People are often numbered: 20 is the subject "20".
+Subject = Annotated[str, Field(coerce_numbers_to_str=True)]
+
+
 class RunConfig(Section):
     """Where a run lives, and its seed."""
 
@@ -105,7 +109,7 @@ class DataConfig(Section):
     test_split: str | tuple[str, ...] | None = "auto"
     """Split that the selected checkpoint is evaluated on once, at the end; auto: `test`, where
     the data has one; null: none."""
-    hold_out_subjects: tuple[str, ...] = ()
+    hold_out_subjects: tuple[Subject, ...] = ()
     """Subjects taken out of train_split for val_split `held_out`."""
     hold_out_column: str | None = None
     """Column with the subject; null: the format's own (table: participant)."""
@@ -306,11 +310,14 @@ class Config(Section):
             )
         # `auto` is the split named test, where there is one.
         test = "test" if data.test_split == "auto" else data.test_split
-        if _names(data.val_split) & _names(test):
-            raise ValueError(
-                f"data.val_split={data.val_split} is also data.test_split={data.test_split}: "
-                "difficulty and selection must never read the test split"
-            )
+        roles = {"train": data.train_split, "val": data.val_split, "test": test}
+        for first, second in (("val", "test"), ("train", "test"), ("train", "val")):
+            if _names(roles[first]) & _names(roles[second]):
+                raise ValueError(
+                    f"data.{first}_split={getattr(data, f'{first}_split')} is also "
+                    f"data.{second}_split={getattr(data, f'{second}_split')}: no clip may have two "
+                    "roles, and training, difficulty and selection must never read the test split"
+                )
         if loss.name == "cdb" and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "

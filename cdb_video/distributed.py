@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +68,7 @@ def process_group(
     if ranks.world_size == 1:
         yield
         return
+    _end_with_agent()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -73,6 +77,13 @@ def process_group(
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_agent() -> None:
+    """Ask Linux to end this rank when torchrun's agent dies: each rank has a session of its own."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def world_size() -> int:

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdb_video.build import build_model
-from cdb_video.build_data import Data, build_evaluation_loader, clip_sampler, evaluation_crops
+from cdb_video.build import build_model, read_normalization
+from cdb_video.build_data import build_evaluation_loader, clip_sampler, evaluation_crops
 from cdb_video.clips.transforms import ToModelInput, crop, view_windows
 from cdb_video.config import Config, load_config
-from cdb_video.datasets.annotations import Vocabulary
+from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport, evaluate
 from cdb_video.evaluation.predict import Ranking, predict
 from cdb_video.evaluation.predictions import HeadClasses
-from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import choose_precision
 from cdb_video.training import checkpoint
@@ -85,6 +84,7 @@ class LoadedRun:
             precision=choose_precision(
                 self.config.train.precision, next(self.model.parameters()).device
             ),
+            micro_batch_size=self.config.train.micro_batch_size,
             top=top,
         )
 
@@ -107,11 +107,7 @@ def load_run(
     path = find_checkpoint(Path(run))
     state = checkpoint.load_model(path)
     config = load_config(path / "config.yaml", overrides)
-    about = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    classes = {
-        head: HeadClasses(tuple(known["names"]), torch.tensor(known["train_counts"]))
-        for head, known in about["classes"].items()
-    }
+    classes = read_classes(path)
     model = build_model(
         config.model,
         num_classes={head: len(known.names) for head, known in classes.items()},
@@ -119,16 +115,20 @@ def load_run(
         crop_size=config.clip.crop_size,
     )
     model.load_state_dict(state)
-    normalization = {key: _tuple(value) for key, value in about["normalization"].items()}
-    model.normalization = Normalization(**normalization)
+    model.normalization = read_normalization(path)
     # As in training: the result of a convolution depends on the memory format in the last bits.
     model.to(torch.device(device), memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     folder = path.parent.parent if path.parent.name == "checkpoints" else path
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def read_classes(path: Path) -> dict[str, HeadClasses]:
+    """Head -> names and training counts of a checkpoint."""
+    about = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    return {
+        head: HeadClasses(tuple(known["names"]), torch.tensor(known["train_counts"]))
+        for head, known in about["classes"].items()
+    }
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -144,7 +144,7 @@ def find_checkpoint(run: Path) -> Path:
     if not folder.is_dir():
         raise RunError(f"{run}: neither a run's folder nor a checkpoint")
     best = checkpoint.load_best(folder)
-    if best is not None:
+    if best is not None and (folder / str(best["checkpoint"])).is_dir():
         return folder / str(best["checkpoint"])
     found = checkpoint.checkpoints(folder)
     if not found:
@@ -152,9 +152,15 @@ def find_checkpoint(run: Path) -> Path:
     return found[-1]
 
 
-def score(run: LoadedRun, role: str, *, data: Data, ranks: Ranks = ONE_PROCESS) -> EvalReport:
-    """Score a split of the run's data, by role; every rank scores its part."""
-    loader = build_evaluation_loader(run.config, data.split(role), ranks=ranks)
+def score(
+    run: LoadedRun,
+    split: Split,
+    *,
+    description: str = "evaluating",
+    ranks: Ranks = ONE_PROCESS,
+) -> EvalReport:
+    """Score a split with the run's model and views; every rank scores its part."""
+    loader = build_evaluation_loader(run.config, split, ranks=ranks)
     device = next(run.model.parameters()).device
     return evaluate(
         run.model,
@@ -162,13 +168,21 @@ def score(run: LoadedRun, role: str, *, data: Data, ranks: Ranks = ONE_PROCESS) 
         device=device,
         precision=choose_precision(run.config.train.precision, device),
         micro_batch_size=run.config.train.micro_batch_size,
-        description=f"evaluating {role}",
+        description=description,
         quiet=not ranks.is_main,
     )
 
 
-def open_run(config: Config, *, config_name: str, resume: bool) -> tuple[RunFolder, Config]:
+def open_run(
+    config: Config,
+    *,
+    config_name: str,
+    resume: bool,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
+) -> tuple[RunFolder, Config]:
     """The folder of a new or continued run, locked, and the configuration with its name in it.
+
+    `vocabularies` are the data's classes, which must be the run's when it is continued.
 
     Raises:
         RunError: the run exists and is not to be resumed, is being written to, or was made with
@@ -182,14 +196,16 @@ def open_run(config: Config, *, config_name: str, resume: bool) -> tuple[RunFold
     run = RunFolder(path)
     if resume:
         try:
-            run.resume_from = _find_resumable(run, config)
+            run.resume_from = _find_resumable(run, config, vocabularies)
         except RunError:
             run.close()
             raise
     return run, named
 
 
-def _find_resumable(run: RunFolder, config: Config) -> str | None:
+def _find_resumable(
+    run: RunFolder, config: Config, vocabularies: Mapping[str, Vocabulary] | None
+) -> str | None:
     found, damaged = checkpoint.newest_valid(run.checkpoints)
     for line in damaged:
         print(line)
@@ -197,6 +213,13 @@ def _find_resumable(run: RunFolder, config: Config) -> str | None:
         print(f"{run.path}: nothing to resume, starting the run")
         return None
     _refuse_changes(found, config)
+    for head, names in (vocabularies or {}).items():
+        known = tuple(read_classes(found)[head].names)
+        if names.names != known:
+            raise RunError(
+                f"{run.path}: the data's {head} classes are {', '.join(names.names[:5])}, ...; the "
+                f"run was started with {', '.join(known[:5])}, ... ({len(known)} in all)"
+            )
     print(f"{run.path}: resuming from {found.name}")
     return str(found)
 

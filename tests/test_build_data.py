@@ -54,8 +54,20 @@ def test_a_head_without_a_label_in_validation_is_refused(tiny_data: Path, tmp_pa
     for video in tiny_data.glob("*.mp4"):
         (tmp_path / video.name).symlink_to(video)
 
-    with pytest.raises(ConfigError, match=r"data\.val_split=val: no clip is labelled for head 'noun'"):
+    with pytest.raises(
+        ConfigError, match=r"data\.val_split=val: no clip is labelled for head 'noun'"
+    ):
         read_data(tiny_config(tmp_path, tmp_path))
+
+
+def test_no_clip_may_have_two_roles(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train_split=.*is also data\.test_split=auto"):
+        tiny_config(tiny_data, tmp_path, data={"train_split": ["train", "test"]})
+    for name in ("train", "other"):
+        (tmp_path / f"{name}.csv").write_text(f"path,label\n{tiny_data}/train_0.mp4,open\n")
+    config = tiny_config(tmp_path, tmp_path, data={"val_split": "other"})
+    with pytest.raises(ConfigError, match=r"data\.val_split: clip .*train_0.* data\.train_split"):
+        read_data(config)
 
 
 def test_without_a_root_the_key_is_named(tmp_path: Path) -> None:

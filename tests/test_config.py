@@ -207,7 +207,7 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path, key: Any) -> None:
     [
         (
             {"data": {"val_split": "a", "test_split": "a"}},
-            "data.val_split=a is also data.test_split=a: difficulty and selection must never",
+            "data.val_split=a is also data.test_split=a: no clip may have two roles",
         ),
         ({"data": {"val_split": ["a", "b"], "test_split": ["c", "b"]}}, "is also data.test_split="),
         # `auto` takes the split named test.
@@ -419,7 +419,7 @@ def test_overrides_go_on_top_of_the_file_and_the_last_one_wins(tmp_path: Path) -
         ("train.epochs=[", "train.epochs: must be a valid integer, got '['"),
         ("train.epochs=3.5", "train.epochs: must be a valid integer, got 3.5"),
         ("data.root=a: b.mp4", "data.root: must be a valid string, got {'a': 'b.mp4'}"),
-        ("data.hold_out_subjects=[1]", "data.hold_out_subjects.0: must be a valid string, got 1"),
+        ("data.hold_out_subjects=[[1]]", "data.hold_out_subjects.0: must be a valid string"),
     ],
 )
 def test_a_bad_override_is_refused_by_key(tmp_path: Path, override: str, message: str) -> None:

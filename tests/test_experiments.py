@@ -1,14 +1,17 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from cdb_video.build import build_trainer
+from cdb_video.build_data import read_data, read_role
 from cdb_video.clips.decoders import open_video
+from cdb_video.datasets.annotations import Vocabulary
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError, RunError
-from cdb_video.experiments import find_checkpoint, load_run, open_run
+from cdb_video.experiments import find_checkpoint, load_run, open_run, score
 from tests.tiny import tiny_config
 
 
@@ -51,6 +54,48 @@ def test_a_checkpoint_folder_is_a_run_as_well(run_folder: Path) -> None:
     checkpoint = sorted((run_folder / "checkpoints").glob("step-*"))[0]
 
     assert load_run(checkpoint).checkpoint == checkpoint
+
+
+def test_resuming_on_data_with_other_classes_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_data, tmp_path, train={"epochs": 1})
+    data = read_data(config)
+    run, named = open_run(config, config_name="tiny", resume=False)
+    build_trainer(named, data=data, ranks=Ranks(), run=run).fit()
+    run.close()
+    other = {**data.train.vocabularies, "verb": Vocabulary(["open", "close"])}  # another order
+
+    with pytest.raises(RunError, match=r"verb classes are open, close, .*started with close, open"):
+        open_run(config, config_name="tiny", resume=True, vocabularies=other)
+
+
+def test_evaluation_needs_the_videos_of_its_split_alone(
+    run_folder: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "clips.csv").write_text((tiny_data / "clips.csv").read_text())
+    for video in tiny_data.glob("test_*.mp4"):
+        (tmp_path / video.name).symlink_to(video)
+    run = load_run(run_folder, overrides=[f"data.root={tmp_path}"])
+
+    split = read_role(run.config, "test", vocabularies=run.vocabularies)
+
+    assert len(score(run, split).predictions) == 5
+
+
+def test_weights_of_a_run_start_another_with_their_normalization(
+    run_folder: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(find_checkpoint(run_folder), copy)
+    about = json.loads((copy / "model.json").read_text())
+    about["normalization"] = {"mean": [1, 2, 3], "std": [4, 5, 6], "value_range": 255.0}
+    (copy / "model.json").write_text(json.dumps(about))
+
+    trainer = build_trainer(tiny_config(tiny_data, tmp_path, model={"weights": str(copy)}))
+
+    assert trainer.epoch == 0
+    assert trainer.model.normalization == ((1, 2, 3), (4, 5, 6), 255.0)
+    loaded = load_run(run_folder).model.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in trainer.model.state_dict().items())
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:

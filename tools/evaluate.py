@@ -20,7 +20,7 @@ from typing import Any
 
 from cdb_video import experiments
 from cdb_video.build import write_report
-from cdb_video.build_data import choose_device, read_data
+from cdb_video.build_data import choose_device, read_role
 from cdb_video.command_line import run_tool
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.errors import ConfigError
@@ -42,17 +42,24 @@ def main() -> None:
     if arguments.precision is not None:
         overrides.append(f"train.precision={arguments.precision}")
     loaded = [experiments.load_run(run, overrides=overrides) for run in arguments.runs]
-    datas = [
-        read_data(run.config, check_files=ranks.is_main, vocabularies=run.vocabularies)
+    splits = [
+        read_role(
+            run.config,
+            arguments.split,
+            vocabularies=run.vocabularies,
+            check_files=ranks.is_main,
+        )
         for run in loaded
     ]
     device = choose_device(loaded[0].config, ranks)
     leave_cores_to_workers(loaded[0].config.data.num_workers)
     reports = []
     with process_group(ranks, device):
-        for run, data in zip(loaded, datas, strict=True):
+        for run, split in zip(loaded, splits, strict=True):
             run.model.to(device)
-            report = experiments.score(run, arguments.split, data=data, ranks=ranks)
+            report = experiments.score(
+                run, split, description=f"evaluating {arguments.split}", ranks=ranks
+            )
             if ranks.is_main:
                 reports.append(
                     write_report(
@@ -60,7 +67,7 @@ def main() -> None:
                         report,
                         config=run.config,
                         classes=run.classes,
-                        split=data.split(arguments.split),
+                        split=split,
                         role=arguments.split,
                     )
                 )

@@ -42,7 +42,10 @@ def main() -> None:
         if ranks.is_main:
             build.check(config, data, ranks=ranks)
             run, config = experiments.open_run(
-                config, config_name=arguments.config.stem, resume=arguments.resume
+                config,
+                config_name=arguments.config.stem,
+                resume=arguments.resume,
+                vocabularies=data.train.vocabularies,
             )
             stack.callback(run.close)
             print_plan(config, data, ranks, str(device), run.path)
@@ -65,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue the run of this name")
     parser.add_argument("--print-config", action="store_true", help="print every key and stop")
     arguments = parser.parse_intermixed_args()
-    if "=" in str(arguments.config):  # overrides of the demo
+    if "=" in str(arguments.config) and not arguments.config.exists():  # of the demo
         arguments.overrides.insert(0, str(arguments.config))
         arguments.config = DEMO
     return arguments
@@ -92,14 +95,15 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
         return
     folder = Path(config.run.output_dir) / str(config.run.name)
     loaded = experiments.load_run(folder, device=str(device))
-    report = experiments.score(loaded, role, data=data, ranks=ranks)
+    split = data.split(role)
+    report = experiments.score(loaded, split, description=f"evaluating {role}", ranks=ranks)
     if ranks.is_main:
         content = build.write_report(
             folder,
             report,
             config=config,
             classes=data.classes,
-            split=data.split(role),
+            split=split,
             role=role,
         )
         print_report(content)

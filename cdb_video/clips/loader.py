@@ -33,6 +33,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         if num_records < world:
             raise ConfigError(f"{num_records} training clips are too few for {world} ranks")
         self.num_records = num_records
+        self.global_batch_size = global_batch_size
         self.batch_size = min(global_batch_size, num_records)
         self.seed = seed
         self.ranks = ranks

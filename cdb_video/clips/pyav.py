@@ -21,8 +21,8 @@ from cdb_video.errors import DecodeError
 
 Image = npt.NDArray[np.uint8]
 
-MAX_INDICES = 64
-"""Indices kept in a process; that of a 20-minute video at 24 fps takes about 1 MB."""
+MAX_INDICES = 256
+"""Indices kept in a process, the latest used; that of a 20-minute video takes about 1 MB."""
 _INDICES: OrderedDict[tuple[Path, int, int], FrameIndex] = OrderedDict()
 
 
@@ -44,7 +44,7 @@ class PyavDecoder(BaseDecoder):
         super().__init__(path, times=index.times, fps=index.fps)
 
     def _find_index(self, path: Path) -> FrameIndex:
-        """The file's index, kept for the next opening: many segments are cut from one long video."""
+        """The file's index, kept for the next opening: long videos have many segments."""
         status = path.stat()
         key = (path, status.st_size, status.st_mtime_ns)
         index = _INDICES.get(key)
@@ -56,6 +56,7 @@ class PyavDecoder(BaseDecoder):
             _INDICES[key] = index
             if len(_INDICES) > MAX_INDICES:
                 _INDICES.popitem(last=False)
+        _INDICES.move_to_end(key)
         return index
 
     def close(self) -> None:

@@ -234,9 +234,14 @@ def color_jitter(pixels: Tensor, factors: Tensor) -> Tensor:
 
     """
     brightness, contrast, saturation = factors.reshape(-1, 3, 1, 1, 1, 1).unbind(1)
-    grey_weights = pixels.new_tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1, 1)
     pixels = (pixels * brightness).clamp(0, 255)
-    mean_grey = (pixels * grey_weights).sum(1, keepdim=True).mean((2, 3, 4), keepdim=True)
+    mean_grey = _grey(pixels).mean((2, 3, 4), keepdim=True)
     pixels = (mean_grey + contrast * (pixels - mean_grey)).clamp(0, 255)
-    grey = (pixels * grey_weights).sum(1, keepdim=True)
+    grey = _grey(pixels)
     return (grey + saturation * (pixels - grey)).clamp(0, 255)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    # Scalars and not a tensor of weights, which would be a copy to the device at every step.
+    red, green, blue = pixels.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)

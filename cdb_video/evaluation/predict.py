@@ -30,6 +30,7 @@ def predict(
     num_clips: int = 1,
     decoder: Decoder = "pyav",
     precision: Precision = "fp32",
+    micro_batch_size: int = 32,
     top: int = 5,
 ) -> dict[str, Ranking]:
     """The `top` classes of each head with their scores, never more than there are.
@@ -43,6 +44,7 @@ def predict(
         num_clips: clips that are averaged.
         decoder: library that decodes.
         precision: of the forward pass.
+        micro_batch_size: clips a forward, at most.
         top: how many classes.
 
     Raises:
@@ -61,6 +63,7 @@ def predict(
         EvaluationLoader(views, clips_per_batch=views.num_views),
         device=next(model.parameters()).device,
         precision=precision,
+        micro_batch_size=micro_batch_size,
     )
     heads = report.predictions.heads
     return {

@@ -87,13 +87,17 @@ def print_mean(reports: Sequence[Mapping[str, Any]], *, console: Console | None 
         title_justify="left",
     )
     table.add_column("")
-    heads = list(reports[0]["heads"])
+    heads = [head for head in reports[0]["heads"] if all(head in r["heads"] for r in reports)]
     for head in heads:
         table.add_column(head, justify="right")
     for name in ("top1", "mean_class_accuracy", "worst_fifth", "macro_f1"):
         cells = []
         for head in heads:
-            values = [100 * report["heads"][head][name] for report in reports]
+            found = [report["heads"][head].get(name) for report in reports]
+            values = [100 * value for value in found if value is not None]
+            if len(values) < len(reports):
+                cells.append("-")
+                continue
             cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
         table.add_row(name.replace("_", " "), *cells)
     (console or Console()).print(table)

@@ -237,10 +237,10 @@ class CheckpointFolder:
         training: Mapping[str, Any],
         best: Mapping[str, Any] | None,
     ) -> None:
-        """Save a checkpoint; with `best`, the figures that make it the best one so far."""
-        saved = save_checkpoint(self.path, step, model=model, training=training, texts=self.texts)
+        """Save a checkpoint; `best` names the best one so far and the figures that made it so."""
+        save_checkpoint(self.path, step, model=model, training=training, texts=self.texts)
         if best is not None:
-            save_best(self.path, {"checkpoint": saved.name, **best})
+            save_best(self.path, best)
         prune(self.path, keep_last=self.keep_last)
 
 

@@ -30,7 +30,9 @@ def choose_run_folder(
     """
     if name is not None:
         folder = output_dir / name
-        if folder.exists() and not resume:
+        # What failed before it began has left nothing to overwrite.
+        begun = (folder / "config.yaml").exists()
+        if begun and not resume:
             raise RunError(
                 f"run.name={name}: {folder} exists; add --resume to continue it or choose "
                 "another run.name"
@@ -40,7 +42,16 @@ def choose_run_folder(
     matches = [pattern.fullmatch(path.name) for path in output_dir.glob(f"{config_name}-*")]
     numbers = [int(match[1]) for match in matches if match]
     newest = max(numbers, default=0)
-    return output_dir / f"{config_name}-{newest if resume and newest else newest + 1}"
+    if resume and newest:
+        return output_dir / f"{config_name}-{newest}"
+    while True:  # another run may start at the same time
+        newest += 1
+        folder = output_dir / f"{config_name}-{newest}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
 
 
 class RunFolder:
@@ -65,9 +76,12 @@ class RunFolder:
             self._lock.close()
             raise RunError(f"{path}: another process is writing to this run") from None
 
-    def write_once(self, *, config_yaml: str, classes: dict[str, Any]) -> None:
-        """`config.yaml` and `run.json`, when the run starts."""
+    def write_config(self, config_yaml: str) -> None:
+        """`config.yaml`, when the run starts and when it goes on."""
         (self.path / "config.yaml").write_text(config_yaml, encoding="utf-8")
+
+    def write_about(self, *, classes: dict[str, Any]) -> None:
+        """`run.json`, when the run starts."""
         about = {
             "command": sys.argv,
             "versions": versions(),

@@ -15,6 +15,10 @@ from torch import Tensor
 DIFFICULTY_COLUMNS = ("epoch", "head", "class", "train_count", "accuracy", "difficulty", "weight")
 
 
+NOTHING_DONE = -1
+"""Of an interrupted run without a checkpoint, not even the lines of epoch 0 are kept."""
+
+
 class RunLog(Protocol):
     """Where a run's figures go."""
 
@@ -56,13 +60,15 @@ class FileLog:
 
     Args:
         folder: the run's.
-        from_epoch: epochs done; what an interrupted run wrote after them is taken back, so that no
-            line stands twice.
+        from_epoch: epochs done, or NOTHING_DONE before the first checkpoint; what an interrupted
+            run wrote after them is taken back, so that no line stands twice.
         tensorboard: also write event files.
 
     """
 
-    def __init__(self, folder: Path, *, from_epoch: int = 0, tensorboard: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, from_epoch: int = NOTHING_DONE, tensorboard: bool = True
+    ) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self.difficulty_path = folder / "difficulty.csv"
         self._take_back(from_epoch)
@@ -118,11 +124,10 @@ class FileLog:
             self.metrics_path.write_text("".join(kept), encoding="utf-8")
         if self.difficulty_path.exists():
             with self.difficulty_path.open(newline="", encoding="utf-8") as file:
-                header, *rows = list(csv.reader(file))
+                rows = list(csv.reader(file))[1:]
             with self.difficulty_path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(
-                    [header, *(row for row in rows if int(row[0]) <= from_epoch)]
-                )
+                kept_rows = [row for row in rows if int(row[0]) <= from_epoch]
+                csv.writer(file).writerows([DIFFICULTY_COLUMNS, *kept_rows])
 
 
 def _epoch_of(line: str) -> float:

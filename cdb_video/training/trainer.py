@@ -118,8 +118,10 @@ class Trainer:
                 self.train_one_epoch()
                 self.epoch += 1
                 report = self.evaluate()
-                self.criterion.update(self.difficulty_counts(report))
+                measured = self.difficulty_counts(report)
+                self.criterion.update(measured)
                 self.log_epoch(report)
+                self.log_difficulty(measured)
                 self.save(report)
 
     def train_one_epoch(self) -> None:
@@ -150,7 +152,7 @@ class Trainer:
         if self.options.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
-        # In fp16 the scaler waits for the device here, to skip a step whose gradients overflowed.
+        # In fp16 a step whose gradients overflowed is skipped, and the scale lowered.
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -166,7 +168,7 @@ class Trainer:
             losses = self.criterion(logits, part.labels)
             # A sum over the global batch: parts count by their clips, and DDP's mean over the
             # ranks is undone.
-            share = self.ranks.world_size / self.loader.order.batch_size
+            share = self.ranks.world_size / self.loader.order.global_batch_size
             self.scaler.scale(self.criterion.total(losses) * share).backward()
         self.count(part, logits, losses)
 
@@ -176,8 +178,8 @@ class Trainer:
         """Keep the figures of a micro batch, on the device."""
         for head, counts in self.train_counts.items():
             counts.update(logits[head].detach(), part.labels[head])
-        clips = self.loss_sums.new_tensor(len(part))
-        self.loss_sums += torch.stack([*(loss.detach() for loss in losses.values()), clips])
+        self.loss_sums[:-1] += torch.stack([loss.detach() for loss in losses.values()])
+        self.loss_sums[-1] += len(part)
 
     def evaluate(self) -> EvalReport | None:
         """The validation split on every rank; None in an epoch without validation."""
@@ -204,7 +206,8 @@ class Trainer:
         figures = {
             f"loss_{head}": mean for head, mean in zip(self.train_counts, means, strict=True)
         }
-        loss = sum(means)
+        weights = self.criterion.head_weights
+        loss = sum(weights[head] * m for head, m in zip(self.train_counts, means, strict=True))
         if not math.isfinite(loss):
             raise RunError(
                 f"the loss is {loss} in epoch {self.epoch + 1}, step {self.step}: lower optim.lr, "
@@ -220,6 +223,10 @@ class Trainer:
         accuracy = {f"{head}_train": c.mean_class_accuracy for head, c in self.train_counts.items()}
         if report:
             accuracy |= {head: c.mean_class_accuracy for head, c in report.counts.items()}
+        if self.ranks.is_main:
+            shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
+            print(f"epoch {self.epoch}/{self.options.epochs} mean class accuracy: {shown}")
+        if report:
             top1 = {head: counts.top1 for head, counts in report.counts.items()}
             self.log.write(
                 "eval",
@@ -232,7 +239,6 @@ class Trainer:
             )
         else:
             self.log.write("epoch", epoch=self.epoch, step=self.step, mean_class_accuracy=accuracy)
-        self.log_difficulty(report.counts if report else self.train_counts)
 
     def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
         """Write each class's accuracy after this epoch and its weight from now on."""
@@ -251,17 +257,21 @@ class Trainer:
 
     def save(self, report: EvalReport | None) -> None:
         """Save a checkpoint, and note when it is the best so far."""
-        best = self._best(report)
-        self.best = best or self.best
+        self.best = self._best(report) or self.best
         self.checkpoints.save(
-            self.step, model=self.model.state_dict(), training=self.state_dict(), best=best
+            self.step, model=self.model.state_dict(), training=self.state_dict(), best=self.best
         )
 
     def _best(self, report: EvalReport | None) -> dict[str, Any] | None:
         if report is None:
             return None
         figure = selection_figure(report.counts, select_by=self.options.select_by)
-        now = {"epoch": self.epoch, "mean_class_accuracy": figure, "loss": report.loss}
+        now = {
+            "checkpoint": f"step-{self.step}",
+            "epoch": self.epoch,
+            "mean_class_accuracy": figure,
+            "loss": report.loss,
+        }
         # Ties: the lower validation loss, then the earlier epoch.
         if self.best and (figure, -report.loss) <= (
             self.best["mean_class_accuracy"],

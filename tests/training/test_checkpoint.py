@@ -98,7 +98,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     model = {"weight": torch.zeros(1)}
 
     for step in range(1, 6):
-        best = {"mean_class_accuracy": 0.5} if step == 2 else None
+        best = {"checkpoint": "step-2", "mean_class_accuracy": 0.5} if step >= 2 else None
         store.save(step, model=model, training={}, best=best)
 
     assert [path.name for path in checkpoints(tmp_path)] == ["step-2", "step-4", "step-5"]

@@ -25,6 +25,9 @@ def test_resume_without_a_name_means_the_newest_run_of_the_configuration(tmp_pat
 
 def test_a_named_run_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
+    # A folder in which nothing has begun, such as a failed start leaves, is no run.
+    assert choose_run_folder(tmp_path, "mine", config_name="demo", resume=False).name == "mine"
+    (tmp_path / "mine" / "config.yaml").touch()
 
     with pytest.raises(RunError, match=r"run\.name=mine.*exists; add --resume"):
         choose_run_folder(tmp_path, "mine", config_name="demo", resume=False)
@@ -53,7 +56,8 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
 def test_run_json_tells_versions_command_and_classes(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
 
-    run.write_once(config_yaml="run: {}\n", classes={"verb": {"names": ["open"]}})
+    run.write_config("run: {}\n")
+    run.write_about(classes={"verb": {"names": ["open"]}})
 
     about = json.loads((run.path / "run.json").read_text())
     assert about["versions"]["torch"].startswith("2.")

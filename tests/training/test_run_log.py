@@ -70,6 +70,23 @@ def test_a_resumed_log_takes_back_what_came_after_the_checkpoint(tmp_path: Path)
     assert epochs == {"1", "2"}
 
 
+def test_a_run_that_died_before_its_first_checkpoint_starts_with_empty_files(
+    tmp_path: Path,
+) -> None:
+    log = FileLog(tmp_path, tensorboard=False)
+    write_difficulty(log, 0)
+    log.write("train", epoch=0.5, step=1)
+    log.close()
+
+    again = FileLog(tmp_path, tensorboard=False)
+    write_difficulty(again, 0)
+    again.close()
+
+    assert read_lines(tmp_path) == []
+    with (tmp_path / "difficulty.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
 def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     log = FileLog(tmp_path)
 

@@ -67,7 +67,9 @@ class FixedSize(TrainingLoader):
     """A loader that knows its batch size and has no clips: the tests hand batches over."""
 
     def __init__(self, batch_size: int) -> None:
-        self.order = type("Order", (), {"batch_size": batch_size})()
+        self.order = type(
+            "Order", (), {"batch_size": batch_size, "global_batch_size": batch_size}
+        )()
 
 
 def random_batch(size: int) -> Batch:
