@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from cdb_video.clips.base import VideoDecoder
     from cdb_video.clips.decoders import open_video
     from cdb_video.clips.sampling import random_clip, segment_clip, uniform_clips
-    from cdb_video.config import Config, load_config
+    from cdb_video.config import Config
+    from cdb_video.config_file import load_config
     from cdb_video.counts import ClassCounts
     from cdb_video.datasets.annotations import Split, VideoRecord, Vocabulary
     from cdb_video.datasets.readers import read_split
@@ -68,7 +69,8 @@ _NAMES = {
     "clips.base": ("VideoDecoder",),
     "clips.decoders": ("open_video",),
     "clips.sampling": ("random_clip", "segment_clip", "uniform_clips"),
-    "config": ("Config", "load_config"),
+    "config": ("Config",),
+    "config_file": ("load_config",),
     "counts": ("ClassCounts",),
     "datasets.annotations": ("Split", "VideoRecord", "Vocabulary"),
     "datasets.readers": ("read_split",),

@@ -18,16 +18,18 @@ from cdb_video.build_data import (
     build_training_loader,
     cache_dir,
     choose_device,
+    load_into_memory,
     read_data,
 )
-from cdb_video.config import Config, LossConfig, ModelConfig, dump_config
-from cdb_video.datasets.annotations import UNLABELLED, Split
+from cdb_video.build_losses import build_class_sampling, build_criterion
+from cdb_video.config import Config, ModelConfig
+from cdb_video.config_file import dump_config
+from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation.evaluate import EvalReport, evaluate
 from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
-from cdb_video.losses import LOSSES, MultiHeadLoss
 from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
@@ -60,33 +62,9 @@ def build_model(
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
         raise ConfigError(f"model.backbone: {config.backbone!r} is no backbone; {hint}")
     backbone = BACKBONES[config.backbone](num_frames=num_frames, crop_size=crop_size)
-    return Recognizer(backbone, num_classes=num_classes, dropout=config.dropout)
-
-
-def build_criterion(config: LossConfig, classes: Mapping[str, HeadClasses]) -> MultiHeadLoss:
-    """One loss a head, each a sum over clips: the trainer divides by the global batch."""
-    return MultiHeadLoss(
-        {head: _build_loss(config, known) for head, known in classes.items()},
-        head_weights=config.head_weights,
+    return Recognizer(
+        backbone, num_classes=num_classes, dropout=config.dropout, head_type=config.head_type
     )
-
-
-def _build_loss(config: LossConfig, classes: HeadClasses) -> nn.Module:
-    options: dict[str, Any] = {
-        "class_counts": classes.train_counts,
-        "reduction": "sum",
-        "label_smoothing": config.label_smoothing,
-        "ignore_index": UNLABELLED,
-    }
-    if config.name == "cdb":
-        difficulty = config.difficulty
-        options |= {
-            "tau": config.tau,
-            "ema": difficulty.ema,
-            "prior_strength": difficulty.prior_strength,
-            "floor": difficulty.floor,
-        }
-    return LOSSES[config.name](len(classes.names), **options)
 
 
 def check(config: Config, data: Data, *, ranks: Ranks) -> None:
@@ -104,7 +82,8 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     if ranks.is_main and config.model.weights is not None:
         _load_weights(_build_untrained_model(config, data), config, quiet=True)
     build_criterion(config.loss, data.classes)
-    build_training_loader(config, data.train, ranks=ranks)
+    build_class_sampling(config, data.classes)
+    build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
 
 
 def build_trainer(
@@ -113,6 +92,7 @@ def build_trainer(
     data: Data | None = None,
     ranks: Ranks | None = None,
     run: RunFolder | None = None,
+    quiet: bool = False,
 ) -> Trainer:
     """A trainer, ready for `fit`.
 
@@ -122,6 +102,7 @@ def build_trainer(
         ranks: which process this is; None: by torchrun's variables. Of several, the process group
             must be running.
         run: where rank 0 writes, and continues if there is a checkpoint; None: nothing is written.
+        quiet: show no progress and print no figures.
 
     Raises:
         UserError: anything in the configuration, the data or the weights that cannot be used.
@@ -131,10 +112,12 @@ def build_trainer(
     data = data or read_data(config)
     check(config, data, ranks=ranks)
     device = choose_device(config, ranks)
+    load_into_memory(config, data, ["train", "val"], ranks=ranks)
     torch.manual_seed(config.run.seed)
     model = _build_initial_model(config, data, device, quiet=not ranks.is_main)
     classes = data.classes
-    criterion = build_criterion(config.loss, classes).to(device)
+    criterion = build_criterion(config.loss, classes, eval_every=config.train.eval_every)
+    criterion.to(device)
     optimizer = build_optimizer(
         model,
         name=config.optim.name,
@@ -153,10 +136,11 @@ def build_trainer(
         criterion=criterion,
         optimizer=optimizer,
         schedule=_build_schedule(config),
-        loader=build_training_loader(config, data.train, ranks=ranks),
-        validate=_build_validation(config, data, device, precision, ranks, run),
+        loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
+        validate=_build_validation(config, data, device, precision, ranks, run, quiet=quiet),
+        sampling=build_class_sampling(config, classes),
         classes=classes,
-        options=_trainer_options(config, precision),
+        options=_trainer_options(config, precision, quiet=quiet),
         jitter=config.augment.color_jitter > 0,
         ranks=ranks,
         log=_build_log(config, run, training),
@@ -218,7 +202,7 @@ def _build_schedule(config: Config) -> Schedule:
     )
 
 
-def _trainer_options(config: Config, precision: Precision) -> TrainerOptions:
+def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> TrainerOptions:
     train = config.train
     return TrainerOptions(
         epochs=train.epochs,
@@ -230,6 +214,7 @@ def _trainer_options(config: Config, precision: Precision) -> TrainerOptions:
         difficulty_source=config.loss.difficulty.source,
         select_by=train.select_by,
         seed=config.run.seed,
+        quiet=quiet,
     )
 
 
@@ -240,11 +225,13 @@ def _build_validation(
     precision: Precision,
     ranks: Ranks,
     run: RunFolder | None,
+    *,
+    quiet: bool,
 ) -> Callable[[Recognizer], EvalReport] | None:
     if data.val is None:
         return None
     split = data.val
-    loader = build_evaluation_loader(config, split, ranks=ranks)
+    loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
 
     def validate(model: Recognizer) -> EvalReport:
         report = evaluate(
@@ -254,7 +241,7 @@ def _build_validation(
             precision=precision,
             micro_batch_size=config.train.micro_batch_size,
             description="validation",
-            quiet=not ranks.is_main,
+            quiet=quiet or not ranks.is_main,
         )
         if run:
             write_report(
@@ -293,7 +280,7 @@ def write_report(
 def split_fed(config: Config, role: str) -> list[str]:
     """What else a split was used for in the run."""
     fed = {"train": ["training"], "val": ["selection"], "test": []}[role]
-    if config.loss.name == "cdb" and config.loss.difficulty.source == role:
+    if config.uses_difficulty and config.loss.difficulty.source == role:
         fed = [*fed, "difficulty"]
     return fed
 

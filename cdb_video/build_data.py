@@ -6,22 +6,38 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from cdb_video.clips.dataset import ClipSampler, EvaluationViews, TrainingClips
+from cdb_video.clips.dataset import (
+    ClipSampler,
+    EvaluationViews,
+    RecordOpener,
+    TrainingClips,
+    open_record,
+)
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
+from cdb_video.clips.memory import ClipMemory
 from cdb_video.clips.transforms import Augmentation, EvaluationCrops
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
+from cdb_video.datasets.demo_plan import Counts
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError, UnknownSplitError
 from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.progress import Progress
 
 Part = Literal["all", "rest", "held_out"]
+DEMO_ROOTS: dict[str, Counts] = {
+    "demo": "mixed",
+    "demo-rare-hard": "rare_hard",
+    "demo-rare-easy": "rare_easy",
+}
+"""`data.root` -> which of the demo's classes are the rare ones."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,8 @@ class Data:
     train: Split
     val: Split | None
     test: Split | None
+    memory: ClipMemory | None = None
+    """With data.in_memory: the clips decoded so far."""
 
     def split(self, role: str) -> Split:
         """The split of a role: train, val or test."""
@@ -88,7 +106,7 @@ def read_data(
             test = read("test")
     elif data.test_split is not None:
         test = read(data.test_split)
-    found = Data(train=train, val=val, test=test)
+    found = Data(train=train, val=val, test=test, memory=clip_memory(config))
     _check_roles(found)
     _check_heads(config, found)
     return found
@@ -162,18 +180,17 @@ def _read(
 
 
 def data_root(config: Config) -> Path:
-    """The folder of the data; `demo` is rendered first, into the cache, unless it is there."""
+    """The folder of the data; the demo's is rendered first, into the cache, unless it is there."""
     root = config.data.root
     if root is None:
         raise ConfigError("data.root is null: give the folder of your data, or `demo`")
-    if root != "demo":
+    if root not in DEMO_ROOTS:
         return Path(root).expanduser()
     from cdb_video.datasets.demo import make_demo
-    from cdb_video.progress import Progress
 
     quiet = not Ranks.from_environment().is_main
     with Progress("rendering the demo data", total=0, unit="videos", quiet=quiet) as progress:
-        return make_demo(cache_dir(config) / "demo", progress=progress.reach)
+        return make_demo(cache_dir(config) / root, counts=DEMO_ROOTS[root], progress=progress.reach)
 
 
 def cache_dir(config: Config) -> Path:
@@ -227,6 +244,43 @@ def clip_sampler(config: Config) -> ClipSampler:
     )
 
 
+def clip_memory(config: Config) -> ClipMemory | None:
+    """An empty memory for clips, with data.in_memory."""
+    if not config.data.in_memory:
+        return None
+    return ClipMemory(
+        sampler=clip_sampler(config),
+        short_side=config.clip.short_side,
+        decoder=config.data.decoder,
+    )
+
+
+def load_into_memory(config: Config, data: Data, roles: Iterable[str], *, ranks: Ranks) -> None:
+    """With data.in_memory, decode the clips of the roles that are not there yet.
+
+    Raises:
+        DecodeError: naming the file that cannot be decoded.
+        ConfigError: more than the machine can hold.
+
+    """
+    if data.memory is None:
+        return
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    records = [record for role in roles for record in getattr(splits[role], "records", ())]
+    with Progress(
+        "decoding into memory", total=len(records), unit="videos", quiet=not ranks.is_main
+    ) as progress:
+        data.memory.load(
+            records, num_workers=config.data.num_workers, progress=lambda: progress.advance()
+        )
+
+
+def record_opener(config: Config, memory: ClipMemory | None = None) -> RecordOpener:
+    """How the loaders open a record: in `memory`, where there is one."""
+    memory = memory or clip_memory(config)
+    return memory.open if memory else partial(open_record, decoder=config.data.decoder)
+
+
 def evaluation_crops(config: Config) -> EvaluationCrops:
     """The windows of a frame's views."""
     return EvaluationCrops(
@@ -265,14 +319,16 @@ def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -
     )
 
 
-def build_training_loader(config: Config, split: Split, *, ranks: Ranks) -> TrainingLoader:
+def build_training_loader(
+    config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
+) -> TrainingLoader:
     """This rank's part of every training step."""
     clips = TrainingClips(
         split.records,
         sampler=clip_sampler(config),
         augmentation=build_augmentation(config, split.vocabularies),
         seed=config.run.seed,
-        decoder=config.data.decoder,
+        opener=record_opener(config, memory),
     )
     order = TrainingOrder(
         len(split),
@@ -288,14 +344,16 @@ def build_training_loader(config: Config, split: Split, *, ranks: Ranks) -> Trai
     )
 
 
-def build_evaluation_loader(config: Config, split: Split, *, ranks: Ranks) -> EvaluationLoader:
+def build_evaluation_loader(
+    config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
+) -> EvaluationLoader:
     """This rank's part of a split, every view of it."""
     views = EvaluationViews(
         split.records,
         sampler=clip_sampler(config),
         crops=evaluation_crops(config),
         num_clips=config.views.num_clips,
-        decoder=config.data.decoder,
+        opener=record_opener(config, memory),
     )
     return EvaluationLoader(
         views,

@@ -1,30 +1,27 @@
 """The configuration: frozen pydantic models, one a section; unknown keys are refused.
 
-A field's description stands under it. `load_config` reads a YAML file and `section.key=value`
-overrides; `dump_config` writes a file that loads again to the same object.
+A field's description stands under it. `config_file` reads them from YAML and writes them.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from cdb_video.errors import ConfigError
-
-MAX_CONFIG_BYTES = 1_000_000
-MAX_CONFIG_DEPTH = 20
-OPENING = (
-    yaml.FlowSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.BlockMappingStartToken,
-)
-CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+BaseLossName = Literal[
+    "cross_entropy",
+    "weighted",
+    "focal",
+    "class_balanced",
+    "ldam",
+    "balanced_softmax",
+    "logit_adjusted",
+    "equalization",
+    "seesaw",
+    "recall",
+]
+"""The per-sample losses of `losses.LOSSES`."""
 
 
 class Section(BaseModel):
@@ -94,7 +91,8 @@ class DataConfig(Section):
     format: Literal["auto", "egtea", "table", "folder"] = "auto"
     """How the annotations are written (docs/data_format.md); auto: by looking."""
     root: str | None = None
-    """Folder of the data; `demo` renders the demo data set into cache_dir."""
+    """Folder of the data; `demo` renders the demo data set into cache_dir, with rare classes that
+    are easy and hard, `demo-rare-hard` and `demo-rare-easy` with those that are one of them."""
     annotations: str | None = None
     """Annotation file or folder, relative to root; null: where the format has it."""
     columns: dict[str, str] = {}
@@ -117,6 +115,15 @@ class DataConfig(Section):
     """Library that decodes video files; folders of frames are recognised by themselves."""
     num_workers: NonNegativeInt = 2
     """Loader processes a rank; 0 decodes in the training process."""
+    in_memory: bool = False
+    """Decode every clip's frames once, at the start, scaled to clip.short_side, and keep them: for
+    data that fits into memory, once a rank."""
+    sampler: Literal["instance", "sqrt", "class_balanced", "progressive", "cdb"] = "instance"
+    """instance: every clip once an epoch; the others draw a class, then one of its clips: by the
+    square root of its count, evenly, from instance to evenly over the epochs, or, CDB-S, by
+    difficulty^tau (of loss.difficulty and loss.tau)."""
+    sampler_head: str | None = None
+    """Head whose classes are drawn; null: action, else the only head."""
     cache_dir: str = "~/.cache/cdb_video"
     """For downloaded weights and the demo data; nothing is ever written beside the data."""
 
@@ -196,6 +203,8 @@ class ModelConfig(Section):
     """A name of docs/backbones.md."""
     heads: tuple[str, ...] | None = None
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
+    head_type: Literal["linear", "cosine"] = "linear"
+    """cosine: features and class vectors of length 1, their cosine times 30; ldam needs it."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
     """On the features, before the heads."""
     weights: str | None = None
@@ -207,27 +216,44 @@ class ModelConfig(Section):
 
 
 class DifficultyConfig(Section):
-    """How the cdb loss measures the difficulty of a class."""
+    """How the cdb loss and the cdb sampler measure the difficulty of a class."""
 
-    source: Literal["val", "train"] = "val"
-    """val: held-out clips, as the paper; train: running counts of the training batches."""
+    source: Literal["val", "train", "crossfit"] = "val"
+    """val: held-out clips, as the paper; train: running counts of the training batches; crossfit:
+    a linear classifier of the model's features of the training clips, fitted on four fifths and
+    counted on the last, five times: one more pass over them."""
+    statistic: Literal["recall", "f1", "loss"] = "recall"
+    """Difficulty of a class: 1 - recall, as the paper; 1 - F1, which also counts clips of other
+    classes taken for it; or 1 - exp(-its mean negative log-likelihood)."""
     ema: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the past in each measurement."""
     prior_strength: NonNegative = 0.0
     """Clips at the mean accuracy that are added to each class, against the noise of small ones."""
     floor: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Least difficulty; above 0 it keeps solved classes in training."""
+    warmup_epochs: NonNegativeInt = 0
+    """Epochs at the start whose measurements are left out: all weights stay 1."""
+    update_every: PositiveInt = 1
+    """Epochs from one measurement to the next; with source val, of those that validate."""
+    max_clips_per_class: PositiveInt | None = None
+    """crossfit: training clips of a class that are looked at, at most; null: all."""
 
 
 class LossConfig(Section):
     """The loss of every head."""
 
-    name: Literal["cross_entropy", "cdb"] = "cdb"
-    """cdb: the class-wise difficulty-balanced loss over `base`."""
+    name: BaseLossName | Literal["cdb"] = "cdb"
+    """A loss of docs/losses.md; cdb: the class-wise difficulty-balanced loss over `base`."""
     tau: NonNegative | Literal["dynamic", "dynamic_release"] = "dynamic"
     """cdb: how strongly difficulty weighs; dynamic: the paper's; dynamic_release: its code's."""
-    base: Literal["cross_entropy"] = "cross_entropy"
+    base: BaseLossName = "cross_entropy"
     """cdb: the per-sample loss that is weighed."""
+    options: dict[str, Any] = {}
+    """Options of the named loss (of cdb: of its base), such as {gamma: 1} for focal."""
+    defer: Fraction | None = None
+    """Deferred re-weighting (DRW): the share of the epochs after which classes weigh by their
+    effective number (beta 0.9999), or, of weighted and class_balanced, as they have it; null: off.
+    """
     label_smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread over all classes."""
     head_weights: dict[str, NonNegative] = {}
@@ -318,180 +344,28 @@ class Config(Section):
                     f"data.{second}_split={getattr(data, f'{second}_split')}: no clip may have two "
                     "roles, and training, difficulty and selection must never read the test split"
                 )
-        if loss.name == "cdb" and loss.difficulty.source == "val" and data.val_split is None:
+        if self.uses_difficulty and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "
                 "loss.difficulty.source=train"
             )
+        if "ldam" in self.loss_names and self.model.head_type != "cosine":
+            raise ValueError(
+                f"model.head_type={self.model.head_type}: the ldam loss needs model.head_type=cosine"
+            )
         return self
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The loss, and of cdb its base."""
+        loss = self.loss
+        return (loss.name, loss.base) if loss.name == "cdb" else (loss.name,)
+
+    @property
+    def uses_difficulty(self) -> bool:
+        """Whether the difficulty of classes feeds the training."""
+        return self.loss.name == "cdb" or self.data.sampler == "cdb"
 
 
 def _names(split: str | tuple[str, ...] | None) -> set[str]:
     return {split} if isinstance(split, str) else set(split or ())
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file with `section.key=value` overrides on top.
-
-    Raises:
-        ConfigError: naming the key, the value and what is allowed.
-
-    """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply(values, override)
-    return parse_config(values, source=str(path))
-
-
-def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
-    """The configuration of nested dicts; `source` names them in errors."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_first_line(error)}") from None
-
-
-def dump_config(config: Config) -> str:
-    """YAML that loads again to the same object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a configuration")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        _refuse_unfolding(path, text)
-        _refuse_repeated_keys(path, yaml.compose(text, yaml.SafeLoader))
-        values = yaml.safe_load(text)
-    except ConfigError:
-        raise
-    # ValueError: a date such as 2024-13-01, a number of 5,000 digits.
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: must hold sections such as `train:`, got {type(values).__name__}"
-        )
-    return values
-
-
-def _refuse_unfolding(path: Path, text: str) -> None:
-    # A few lines of aliases can unfold to gigabytes, a few thousand brackets overflow the stack.
-    depth = 0
-    for token in yaml.scan(text):
-        if isinstance(token, yaml.AliasToken):
-            raise ConfigError(f"{path}: aliases (*name) are not allowed")
-        depth += isinstance(token, OPENING)
-        depth -= isinstance(token, CLOSING)
-        if depth > MAX_CONFIG_DEPTH:
-            raise ConfigError(f"{path}: nested deeper than {MAX_CONFIG_DEPTH}")
-
-
-def _refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:
-    # YAML takes the last of two equal keys: a section written twice would lose its first half.
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(path, item)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            name = str(key.value)
-            if name in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{path}:{line}: {name} is written twice")
-            seen.add(name)
-            _refuse_repeated_keys(path, value)
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or "." not in key:
-        raise ConfigError(f"{override!r}: overrides are written section.key=value")
-    *sections, last = key.split(".")
-    value = _value(text, of_text=_takes_text(key))
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if inner is None:
-            inner = values[section] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {section} is {inner!r}, not a section")
-        values = inner
-    values[last] = value
-
-
-def _value(text: str, *, of_text: bool) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        return text
-    # A run may be named 2024, 0017 or yes.
-    is_text = of_text and value is not None and not isinstance(value, str | list | dict)
-    return text if is_text else value
-
-
-def _takes_text(key: str) -> bool:
-    annotation: Any = Config
-    for part in key.split("."):
-        field = getattr(annotation, "model_fields", {}).get(part)
-        annotation = field.annotation if field else None
-    return annotation is str or str in get_args(annotation)
-
-
-def _first_line(error: ValidationError) -> str:
-    details = error.errors()
-    if details[0]["type"] == "extra_forbidden":
-        return f"{_key(details[0]['loc'])}: no such key{_hint(details[0]['loc'])}"
-    # A union fails once a member: the one that got furthest into the value is meant.
-    field = _key(details[0]["loc"])
-    related = [d for d in details if f"{_key(d['loc'])}.".startswith(f"{field}.")]
-    first = max(related, key=lambda detail: len(_key(detail["loc"]).split(".")))
-    key = _key(first["loc"])
-    messages = dict.fromkeys(
-        detail["msg"]
-        .removeprefix("Value error, ")
-        .replace("Input should be", "must be")
-        .replace("a valid tuple", "a list")
-        for detail in details
-        if _key(detail["loc"]) == key
-    )
-    message = " or ".join(messages)
-    if isinstance(first["input"], dict | BaseModel) and first["type"] == "value_error":
-        return f"{key}.{message}".removeprefix(".")
-    return f"{key}: {message}, got {first['input']!r}"
-
-
-def _key(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location if not _is_union_branch(part))
-
-
-def _is_union_branch(part: object) -> bool:
-    # pydantic names the member of a union that failed, such as "function-before[...]".
-    return isinstance(part, str) and ("[" in part or part in {"float", "str", "tuple"})
-
-
-def _hint(location: Sequence[int | str]) -> str:
-    *sections, last = map(str, location)
-    model: Any = Config
-    for section in sections:
-        model = model.model_fields[section].annotation
-    close = difflib.get_close_matches(last, model.model_fields, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    elsewhere = [path for path in _all_keys(Config) if path.rsplit(".", 1)[-1] == last]
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]!r}?"
-    return f"; there are {', '.join(model.model_fields)}"
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield f"{prefix}{name}"
-        inner = field.annotation
-        if isinstance(inner, type) and get_origin(inner) is None and issubclass(inner, BaseModel):
-            yield from _all_keys(inner, f"{prefix}{name}.")

@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 MANY_SHOT = 100
 """Classes with more training clips than this are many-shot (thresholds of the ImageNet-LT code)."""
 FEW_SHOT = 20
 """Classes with fewer training clips than this are few-shot; the others are medium-shot."""
+LOSS_UNIT = 2**-20
+"""Nats that negative log-likelihoods are counted in: sums of integers do not depend on order."""
+LARGEST_LOSS = 100.0
+"""Nats that a clip counts at most, and what a NaN counts."""
 
 
 class ShotGroup(NamedTuple):
@@ -54,12 +59,17 @@ class ClassCounts:
     """Clips of the class whose own class is among the five highest scores."""
     predicted: Tensor
     total: Tensor
+    loss: Tensor
+    """Sum of the negative log-likelihood of the class's clips, in `LOSS_UNIT`."""
 
     def __init__(self, num_classes: int, *, device: torch.device | str | None = None) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self._table = torch.zeros(4, num_classes, dtype=torch.int64, device=device)
-        self.correct, self.top5_correct, self.predicted, self.total = self._table
+        self._hold(torch.zeros(5, num_classes, dtype=torch.int64, device=device))
+
+    def _hold(self, table: Tensor) -> None:
+        self._table = table
+        self.correct, self.top5_correct, self.predicted, self.total, self.loss = table
 
     @property
     def num_classes(self) -> int:
@@ -71,8 +81,9 @@ class ClassCounts:
         """Count a batch.
 
         Args:
-            scores: (N, K) logits or probabilities. The prediction is the argmax, the lowest index
-                on ties; a clip with a NaN before its own class is not right.
+            scores: (N, K) logits; log-probabilities are logits, and probabilities will do for all
+                but `loss`. The prediction is the argmax, the lowest index on ties; a clip with a
+                NaN before its own class is not right.
             target: (N,) int64 class indices; negative ones are unlabelled and not counted.
 
         """
@@ -87,6 +98,10 @@ class ClassCounts:
         self.top5_correct.index_add_(0, target, (labelled & (rank < 5)).long())
         self.predicted.index_add_(0, scores.argmax(1), labelled.long())
         self.total.index_add_(0, target, labelled.long())
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        loss = F.nll_loss(scores.log_softmax(1), target, reduction="none")
+        loss = loss.nan_to_num(LARGEST_LOSS).clamp(max=LARGEST_LOSS) * labelled
+        self.loss.index_add_(0, target, (loss / LOSS_UNIT).round().long())
 
     def all_reduce(self) -> None:
         """Sum the counts over every rank, in place and in one message; nothing in one process."""
@@ -102,7 +117,7 @@ class ClassCounts:
         return self.from_dict({"table": self._table.cpu()})
 
     def to_dict(self) -> dict[str, Tensor]:
-        """What `from_dict` takes: {"table": (4, K)}."""
+        """What `from_dict` takes: {"table": (5, K)}."""
         return {"table": self._table}
 
     @classmethod
@@ -111,6 +126,13 @@ class ClassCounts:
         table = state["table"]
         counts = cls(table.shape[1], device=table.device)
         counts._table.copy_(table)
+        return counts
+
+    @classmethod
+    def over(cls, table: Tensor) -> ClassCounts:
+        """Counts that live in a table (5, K) int64, such as a module's buffer."""
+        counts = cls.__new__(cls)
+        counts._hold(table)
         return counts
 
     @property
@@ -122,6 +144,17 @@ class ClassCounts:
     def class_top5(self) -> Tensor:
         """(K,) float64: share of each class's clips with their class among the first five."""
         return self.top5_correct.double() / self.total
+
+    @property
+    def class_f1(self) -> Tensor:
+        """(K,) float64: 2 right / (clips + times predicted); NaN where it has no clip."""
+        f1 = 2 * self.correct.double() / (self.total + self.predicted)
+        return f1.where(self.total > 0, torch.nan)
+
+    @property
+    def class_loss(self) -> Tensor:
+        """(K,) float64: mean negative log-likelihood of each class's clips, in nats."""
+        return self.loss.double() * LOSS_UNIT / self.total
 
     @property
     def num_classes_present(self) -> int:

@@ -7,6 +7,7 @@ UserError
 ├── DecodeError      a video that cannot be read
 ├── WeightsError     a weights file that does not fit
 └── RunError         a run folder or a checkpoint
+    └── RunIsHeldError
 """
 
 
@@ -36,3 +37,7 @@ class WeightsError(UserError):
 
 class RunError(UserError):
     """A run folder or checkpoint that cannot be read or written."""
+
+
+class RunIsHeldError(RunError):
+    """Another process is writing to the run."""

@@ -13,7 +13,7 @@ import torch
 from cdb_video import distributed
 from cdb_video.build import build_trainer
 from cdb_video.build_data import build_evaluation_loader, choose_device, read_data
-from cdb_video.config import load_config
+from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks, process_group
 from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.experiments import open_run

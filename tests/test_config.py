@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from cdb_video import config as config_module
-from cdb_video.config import MAX_CONFIG_BYTES, Config, dump_config, load_config, parse_config
+from cdb_video.config import Config
+from cdb_video.config_file import MAX_CONFIG_BYTES, dump_config, load_config, parse_config
 from cdb_video.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdb_video.build import build_criterion, build_model
-from cdb_video.config import load_config
+from cdb_video.build import build_model
+from cdb_video.build_losses import build_criterion
+from cdb_video.config_file import load_config
 from cdb_video.evaluation.predictions import HeadClasses
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cdb_video.config import dump_config
+from cdb_video.config_file import dump_config
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,8 @@ LEAVES = {"datasets", "clips", "models", "losses"}
 # Room -> the rooms that it may import. A room is a folder or a file of the package.
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in BASE},
-    "config": {"errors"},
+    "config": set(),
+    "config_file": {"config", "errors"},
     "command_line": {"errors"},
     "datasets": BASE,
     "clips": BASE | {"datasets"},
@@ -31,8 +32,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BASE | LEAVES,
     "training": BASE | LEAVES | {"evaluation"},
     "build_data": BASE | LEAVES | {"config", "evaluation"},
-    "build": BASE | LEAVES | {"config", "evaluation", "training", "build_data"},
-    "experiments": BASE | LEAVES | {"config", "evaluation", "training", "build_data", "build"},
+    "build_losses": BASE | LEAVES | {"config", "evaluation", "training"},
+    "build": BASE
+    | LEAVES
+    | {"config", "config_file", "evaluation", "training", "build_data", "build_losses"},
+    "experiments": BASE
+    | LEAVES
+    | {"config", "config_file", "evaluation", "training", "build_data", "build"},
 }
 
 

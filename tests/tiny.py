@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cdb_video.config import Config, parse_config
+from cdb_video.config import Config
+from cdb_video.config_file import parse_config
 
 
 def tiny_values(root: Path, output: Path, **sections: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     python tools/evaluate.py runs/split1 runs/split2 runs/split3      mean and deviation over runs
     torchrun --standalone --nproc_per_node=4 tools/evaluate.py runs/demo-1 data.root=ELSEWHERE
     python tools/evaluate.py --predictions runs/demo-1/predictions_test.npz --logit-adjust 1
+    python tools/evaluate.py runs/demo-1 --split train --features train.npz     the backbone's too
 
 A RUN is a run's folder or one checkpoint in it. Any key of the run's configuration can be given
 anew as section.key=value.
@@ -22,11 +23,14 @@ from cdb_video import experiments
 from cdb_video.build import write_report
 from cdb_video.build_data import choose_device, read_role
 from cdb_video.command_line import run_tool
+from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.errors import ConfigError
+from cdb_video.evaluation.features import save_features
 from cdb_video.evaluation.metrics import logit_adjusted
 from cdb_video.evaluation.predictions import Predictions, load_predictions
 from cdb_video.evaluation.report import make_report, print_mean, print_report
+from cdb_video.experiments.features import run_features
 
 
 def main() -> None:
@@ -53,27 +57,31 @@ def main() -> None:
     ]
     device = choose_device(loaded[0].config, ranks)
     leave_cores_to_workers(loaded[0].config.data.num_workers)
-    reports = []
     with process_group(ranks, device):
+        reports = []
         for run, split in zip(loaded, splits, strict=True):
             run.model.to(device)
-            report = experiments.score(
-                run, split, description=f"evaluating {arguments.split}", ranks=ranks
-            )
-            if ranks.is_main:
-                reports.append(
-                    write_report(
-                        run.folder,
-                        report,
-                        config=run.config,
-                        classes=run.classes,
-                        split=split,
-                        role=arguments.split,
-                    )
-                )
-                print_report(reports[-1])
-    if len(reports) > 1:
+            reports.append(evaluate_run(run, split, role=arguments.split, ranks=ranks))
+            if arguments.features is not None:
+                features = run_features(run, split, ranks=ranks)
+                if ranks.is_main:
+                    save_features(arguments.features, features, run.classes)
+    if len(reports) > 1 and ranks.is_main:
         print_mean(reports)
+
+
+def evaluate_run(
+    run: experiments.LoadedRun, split: Split, *, role: str, ranks: Ranks
+) -> dict[str, Any]:
+    """Score a split; rank 0 writes, prints and returns its report."""
+    report = experiments.score(run, split, description=f"evaluating {role}", ranks=ranks)
+    if not ranks.is_main:
+        return {}
+    content = write_report(
+        run.folder, report, config=run.config, classes=run.classes, split=split, role=role
+    )
+    print_report(content)
+    return content
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -86,6 +94,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--views", metavar="CLIPSxCROPS", help="such as 10x3; default: the run's")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"])
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="OUT.npz",
+        help="write the mean over views of the backbone's output, of one RUN; one more pass",
+    )
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="score a file again")
     parser.add_argument("--logit-adjust", type=float, default=0.0, metavar="TAU")
     arguments = parser.parse_intermixed_args()
@@ -95,6 +109,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("give one or more RUN folders, or --predictions FILE")
     if arguments.logit_adjust and arguments.predictions is None:
         parser.error("--logit-adjust needs --predictions")
+    if arguments.features is not None and len(arguments.runs) != 1:
+        parser.error("--features: one file is for one RUN")
+    if arguments.features is not None and not arguments.features.absolute().parent.is_dir():
+        parser.error(f"--features {arguments.features}: there is no such folder")
     return arguments
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from cdb_video import build, distributed, experiments
 from cdb_video.build_data import Data, choose_device, read_data
 from cdb_video.command_line import run_tool
-from cdb_video.config import Config, dump_config, load_config
+from cdb_video.config import Config
+from cdb_video.config_file import dump_config, load_config
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.evaluation.report import print_report
 

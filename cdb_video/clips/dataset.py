@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
 
 Decoder = Literal["pyav", "decord", "torchcodec", "frames"]
+RecordOpener = Callable[[VideoRecord], VideoDecoder]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ClipSampler:
         )
 
 
-def open_record(record: VideoRecord, *, decoder: Decoder) -> VideoDecoder:
+def open_record(record: VideoRecord, *, decoder: Decoder = "pyav") -> VideoDecoder:
     """The record's video, by a decoder; a folder of frames, which has its fps, by its own."""
     if record.fps is not None:
         return open_video(record.path, decoder="frames", fps=record.fps)
@@ -95,13 +96,13 @@ class TrainingClips(Dataset[Sample]):
         sampler: ClipSampler,
         augmentation: Augmentation,
         seed: int,
-        decoder: Decoder = "pyav",
+        opener: RecordOpener = open_record,
     ) -> None:
         self.records = records
         self.sampler = sampler
         self.augmentation = augmentation
         self.seed = seed
-        self.decoder: Decoder = decoder
+        self.opener = opener
 
     def __len__(self) -> int:
         return len(self.records)
@@ -116,7 +117,7 @@ class TrainingClips(Dataset[Sample]):
         epoch, index = key
         record = self.records[index]
         generator = sample_generator(self.seed, epoch, index)
-        with open_record(record, decoder=self.decoder) as video:
+        with self.opener(record) as video:
             segment = self.sampler.segment(video, record)
             positions = self.sampler.random(len(segment), generator=generator)
             frames = video.frames(segment[positions])
@@ -140,13 +141,13 @@ class EvaluationViews(Dataset[Sample]):
         sampler: ClipSampler,
         crops: EvaluationCrops,
         num_clips: int = 1,
-        decoder: Decoder = "pyav",
+        opener: RecordOpener = open_record,
     ) -> None:
         self.records = records
         self.sampler = sampler
         self.crops = crops
         self.num_clips = num_clips
-        self.decoder: Decoder = decoder
+        self.opener = opener
 
     @property
     def num_views(self) -> int:
@@ -164,7 +165,7 @@ class EvaluationViews(Dataset[Sample]):
 
         """
         record = self.records[index]
-        with open_record(record, decoder=self.decoder) as video:
+        with self.opener(record) as video:
             segment = self.sampler.segment(video, record)
             positions = self.sampler.uniform(len(segment), num_clips=self.num_clips)
             # Clips of a short video share frames: each is decoded and scaled once.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cdb_video.clips.batch import Batch, Sample, collate
@@ -20,6 +21,9 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     The order of an epoch is a permutation drawn from (seed, epoch); step s takes the s-th
     `global_batch_size` of it, and every rank its part. So the clips of a step do not depend on the
     number of ranks. The incomplete last batch is dropped, unless it is the only one.
+
+    With `draw_classes`, an epoch is as many draws of a class, and of one of its clips, in place of
+    the permutation; these too follow from (seed, epoch) and the probabilities alone.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.ranks = ranks
         self._epoch = self._first_step = 0
+        self._classes: tuple[Tensor, Tensor] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -48,13 +53,41 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         """Where the next iteration starts."""
         self._epoch, self._first_step = epoch, step
 
+    def draw_classes(self, labels: Tensor, probabilities: Tensor) -> None:
+        """Draw classes from the next iteration on.
+
+        Args:
+            labels: (num_records,) class of each record; negative ones are never drawn.
+            probabilities: (K,) with sum 1, and 0 for a class without a record.
+
+        """
+        counts = torch.bincount(labels[labels >= 0], minlength=len(probabilities))
+        if bool(((counts == 0) & (probabilities > 0)).any()):
+            index = int(((counts == 0) & (probabilities > 0)).nonzero()[0])
+            raise ValueError(f"probabilities[{index}] is above 0, and the class has no record")
+        self._classes = labels, probabilities
+
+    def _drawn(self, generator: torch.Generator) -> list[int]:
+        """The order of an epoch: records, with repeats where classes are drawn."""
+        if self._classes is None:
+            return torch.randperm(self.num_records, generator=generator).tolist()
+        labels, probabilities = self._classes
+        by_class = labels.argsort(stable=True)
+        counts = torch.bincount(labels[labels >= 0], minlength=len(probabilities))
+        first = (labels < 0).sum() + counts.cumsum(0) - counts
+        draw, place = torch.rand(2, self.num_records, generator=generator, dtype=torch.float64)
+        # Up to the last class that can be drawn: the sum of the shares may end below 1.
+        last = int(probabilities.nonzero()[-1])
+        chosen = torch.searchsorted(probabilities.cumsum(0), draw, right=True).clamp(max=last)
+        chosen_place = (place * counts[chosen]).long()
+        return by_class[first[chosen] + chosen_place].tolist()
+
     def __len__(self) -> int:
         return self.steps_per_epoch - self._first_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self._epoch
-        generator = sample_generator(self.seed, epoch)
-        order = torch.randperm(self.num_records, generator=generator).tolist()
+        order = self._drawn(sample_generator(self.seed, epoch))
         for step in range(self._first_step, self.steps_per_epoch):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             mine = batch[self.ranks.rank :: self.ranks.world_size]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cdb_video.clips.dataset import ClipSampler, Decoder, EvaluationViews
+from cdb_video.clips.dataset import ClipSampler, EvaluationViews, RecordOpener, open_record
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import EvaluationCrops
 from cdb_video.datasets.annotations import VideoRecord
@@ -28,7 +28,7 @@ def predict(
     sampler: ClipSampler,
     crops: EvaluationCrops,
     num_clips: int = 1,
-    decoder: Decoder = "pyav",
+    opener: RecordOpener = open_record,
     precision: Precision = "fp32",
     micro_batch_size: int = 32,
     top: int = 5,
@@ -42,7 +42,7 @@ def predict(
         sampler: which frames make a clip.
         crops: the windows of a frame.
         num_clips: clips that are averaged.
-        decoder: library that decodes.
+        opener: opens the video.
         precision: of the forward pass.
         micro_batch_size: clips a forward, at most.
         top: how many classes.
@@ -56,7 +56,7 @@ def predict(
         id=str(path), path=path, video_id=path.stem, recording=path.stem, labels={}
     )
     views = EvaluationViews(
-        [record], sampler=sampler, crops=crops, num_clips=num_clips, decoder=decoder
+        [record], sampler=sampler, crops=crops, num_clips=num_clips, opener=opener
     )
     report = evaluate(
         model,

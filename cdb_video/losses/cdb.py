@@ -109,10 +109,9 @@ class CDBLoss(nn.Module):
         reduction: "mean" over labelled samples, "sum", or "none" (N,).
         label_smoothing: of the cross entropy, weighed by w_y like the rest of a sample's loss.
             Not together with `base`, which owns its own.
-        ignore_index: targets that add nothing.
-        ema: see `ClassDifficulty`.
-        prior_strength: see `ClassDifficulty`.
-        floor: see `ClassDifficulty`.
+        ignore_index: targets that add nothing; give the base the same one.
+        difficulty: how difficulty is measured; None: 1 - recall of the last measurement, as the
+            paper.
 
     """
 
@@ -129,9 +128,7 @@ class CDBLoss(nn.Module):
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        ema: float = 0.0,
-        prior_strength: float = 0.0,
-        floor: float = 0.0,
+        difficulty: ClassDifficulty | None = None,
     ) -> None:
         super().__init__()
         check_tau(tau)
@@ -143,14 +140,17 @@ class CDBLoss(nn.Module):
             )
         if base is not None and getattr(base, "reduction", "none") != "none":
             raise ValueError(f"base must have reduction='none', got {base.reduction!r}")
+        difficulty = difficulty or ClassDifficulty(num_classes)
+        if difficulty.num_classes != num_classes:
+            raise ValueError(
+                f"difficulty has {difficulty.num_classes} classes, expected {num_classes}"
+            )
         self.tau = tau
         self.base = base
         self.reduction = reduction
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
-        self.class_difficulty = ClassDifficulty(
-            num_classes, ema=ema, prior_strength=prior_strength, floor=floor
-        )
+        self.class_difficulty = difficulty
         self.register_buffer("class_weights", torch.ones(num_classes))
 
     @property
@@ -184,6 +184,12 @@ class CDBLoss(nn.Module):
         # In place: compiled graphs and checkpoints keep hold of the same buffer.
         self.class_weights.copy_(weights_from_difficulty(self.difficulty, self.tau))
 
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Tell the base which epoch begins, counted from 0, if it wants to know."""
+        start_base = getattr(self.base, "start_epoch", None)
+        if start_base is not None:
+            start_base(epoch, num_epochs)
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, fp32.
 
@@ -206,16 +212,23 @@ class CDBLoss(nn.Module):
                 ignore_index=self.ignore_index,
             )
         else:
-            known = target.where(labelled, 0)
-            weights = self.class_weights[known].where(labelled, 0.0)
-            losses = weights * self._per_sample(logits.float(), known)
+            weights = self.class_weights[target.where(labelled, 0)]
+            losses = weights * self._per_sample(logits.float(), target, labelled)
+            losses = losses.where(labelled, 0.0)
         return self._reduce(losses, labelled.sum())
 
-    def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _per_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
         if self.base is None:
-            smoothing = self.label_smoothing
-            return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-        losses: Tensor = self.base(logits, target)
+            return F.cross_entropy(
+                logits,
+                target,
+                reduction="none",
+                label_smoothing=self.label_smoothing,
+                ignore_index=self.ignore_index,
+            )
+        # A loss of the shelf that counts classes must know which samples have no label.
+        knows = getattr(self.base, "ignore_index", None) == self.ignore_index
+        losses: Tensor = self.base(logits, target if knows else target.where(labelled, 0))
         if losses.shape != target.shape:
             raise ValueError(
                 f"base must give a loss a sample, {tuple(target.shape)}, got {tuple(losses.shape)}"
@@ -246,3 +259,48 @@ class CDBLoss(nn.Module):
     def extra_repr(self) -> str:
         """The options, for `repr`."""
         return f"tau={self.tau!r}, reduction={self.reduction!r}"
+
+
+class CDBSampling(nn.Module):
+    """CDB-S: how often each class is to be drawn, by difficulty^tau; its clips evenly within it.
+
+    The difficulty-based sampling that CDB's authors set beside the loss (Sinha, Ohashi, Nakamura,
+    "Class-Difficulty Based Methods for Long-Tailed Visual Recognition", IJCV 2022). Every class is
+    drawn equally often until the first `update`.
+
+    Args:
+        class_counts: (K,) training clips of each class; a class without any is never drawn.
+        tau: see `cdb_weights`.
+        difficulty: how difficulty is measured; None: see `CDBLoss`.
+
+    """
+
+    class_counts: Tensor
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        *,
+        tau: Tau = "dynamic",
+        difficulty: ClassDifficulty | None = None,
+    ) -> None:
+        super().__init__()
+        check_tau(tau)
+        if not (class_counts > 0).any():
+            raise ValueError(f"class_counts is zero for every one of {len(class_counts)} classes")
+        self.tau = tau
+        self.class_difficulty = difficulty or ClassDifficulty(len(class_counts))
+        self.register_buffer("class_counts", class_counts)
+
+    def update(self, measured: Tensor | ClassCounts) -> None:
+        """Draw by a new measurement from here on; see `CDBLoss.update`."""
+        self.class_difficulty.update(measured)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(K,) float64, with sum 1: the share of draws of each class."""
+        weights = weights_from_difficulty(self.class_difficulty.difficulty, self.tau)
+        drawn = weights * (self.class_counts > 0)
+        # Every class with a clip is solved and one without is not: draw evenly.
+        drawn = torch.where(drawn.sum() > 0, drawn, (self.class_counts > 0).to(drawn))
+        return drawn / drawn.sum()

@@ -48,11 +48,18 @@ class MultiHeadLoss(nn.Module):
             if isinstance(loss, CDBLoss):
                 loss.update(measured)
 
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Tell the losses that want to know which epoch begins, counted from 0."""
+        for loss in self.losses.values():
+            start = getattr(loss, "start_epoch", None)
+            if start is not None:
+                start(epoch, num_epochs)
+
     def class_weights(self, head: str) -> Tensor:
         """(K,) weights of a head's loss; ones for a loss that weighs no class."""
         loss = self.losses[head]
-        if isinstance(loss, CDBLoss):
-            return loss.class_weights
+        if hasattr(loss, "class_weights"):
+            return cast(Tensor, loss.class_weights)
         return torch.ones(cast(int, loss.num_classes))
 
     def difficulty(self, head: str, class_accuracy: Tensor) -> Tensor:

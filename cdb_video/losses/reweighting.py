@@ -1,51 +1,170 @@
-"""Losses that weigh samples by class or by probability; so far, plain cross entropy."""
+"""Losses that weigh a sample by how many clips its class has, from the start or deferred."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-Reduction = Literal["mean", "sum", "none"]
+from cdb_video.losses.base import (
+    CrossEntropyLoss,
+    FocalLoss,
+    Reduction,
+    ShelfLoss,
+    check_batch,
+    check_class_counts,
+    check_label_smoothing,
+    check_number,
+    check_reduction,
+)
+
+# What `cdb` imports from here, too.
+__all__ = [
+    "ClassBalancedLoss",
+    "CrossEntropyLoss",
+    "DeferredReweighting",
+    "Reduction",
+    "ReweightedLoss",
+    "WeightedLoss",
+    "check_batch",
+    "check_label_smoothing",
+    "check_reduction",
+    "effective_number_weights",
+    "inverse_frequency_weights",
+    "square_root_weights",
+]
+
+Scheme = Literal["inverse", "sqrt", "effective"]
+WeightedBase = Literal["softmax", "focal"]
 
 
-def check_reduction(reduction: Reduction) -> None:
-    """Refuse a reduction that is none of PyTorch's."""
-    allowed = get_args(Reduction)
-    if reduction not in allowed:
-        raise ValueError(f"reduction must be one of {', '.join(allowed)}, got {reduction!r}")
+def inverse_frequency_weights(class_counts: Tensor) -> Tensor:
+    """(K,) fp32 weights, proportional to 1 / n_c, from counts n (K,).
+
+    As of all weights here, the mean over the classes that have a clip is 1; a class without one
+    has the weight of a class of one clip.
+
+    Raises:
+        ValueError: counts that are negative, not whole, or all 0.
+
+    """
+    counts = check_class_counts(class_counts)
+    return _with_mean_one(1 / counts.clamp(min=1), counts)
 
 
-def check_label_smoothing(label_smoothing: float) -> None:
-    """Refuse a share outside [0, 1)."""
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+def square_root_weights(class_counts: Tensor) -> Tensor:
+    """(K,) fp32 weights, proportional to 1 / sqrt(n_c); see `inverse_frequency_weights`."""
+    counts = check_class_counts(class_counts)
+    return _with_mean_one(counts.clamp(min=1).rsqrt(), counts)
 
 
-def check_batch(logits: Tensor, target: Tensor, num_classes: int) -> None:
-    """Refuse shapes other than logits (N, K) with labels (N,) or probabilities (N, K)."""
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
-        raise ValueError(f"logits must be (N, {num_classes}), got {tuple(logits.shape)}")
-    expected = logits.shape if target.is_floating_point() else logits.shape[:1]
-    if target.shape != expected:
-        raise ValueError(
-            f"target of type {target.dtype} must be {tuple(expected)}, got {tuple(target.shape)}"
+def effective_number_weights(class_counts: Tensor, *, beta: float) -> Tensor:
+    """(K,) fp32 weights, proportional to (1 - beta) / (1 - beta^n_c).
+
+    The inverse of the "effective number" of n_c clips; beta 0 weighs all classes alike, beta
+    towards 1 by 1 / n_c. See `inverse_frequency_weights`.
+
+    Source: Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of
+    Samples", CVPR 2019, arXiv 1901.05555.
+    """
+    check_number("beta", beta, to=1)
+    counts = check_class_counts(class_counts)
+    # expm1, because beta^n is so near 1 for few clips that 1 - beta^n would lose its digits.
+    log_beta = math.log(beta) if beta else -math.inf
+    return _with_mean_one(-1 / torch.expm1(counts.clamp(min=1) * log_beta), counts)
+
+
+def _with_mean_one(weights: Tensor, counts: Tensor) -> Tensor:
+    return (weights / weights[counts > 0].mean()).float()
+
+
+class ReweightedLoss(ShelfLoss):
+    """w_y base(z, y): a per-sample loss times fixed class weights, from some epoch on.
+
+    With `defer` above 0 all weights are 1 until `start_epoch` is told of an epoch in the part to be
+    weighed, so a loop that never calls it never weighs. Probabilities t as targets give
+    sum_k w_k t_k base(z, k), if the base takes them.
+
+    Args, beside those of `ShelfLoss`:
+        class_weights: (K,).
+        base: a loss with `reduction="none"`: (N, K), (N,) -> (N,).
+        defer: share of the epochs before the weights, in [0, 1]; 0 weighs from the start.
+
+    """
+
+    class_weights: Tensor
+    """(K,) fp32, the weights in use: 1 while deferred."""
+    full_weights: Tensor
+    """(K,) fp32, the weights after deferral."""
+
+    def __init__(
+        self,
+        class_weights: Tensor,
+        *,
+        base: nn.Module,
+        defer: float = 0.0,
+        reduction: Reduction = "mean",
+        ignore_index: int = -100,
+    ) -> None:
+        super().__init__(len(class_weights), reduction=reduction, ignore_index=ignore_index)
+        check_number("defer", defer, to=1, inclusive=True)
+        if getattr(base, "reduction", "none") != "none":
+            raise ValueError(f"base must have reduction='none', got {base.reduction!r}")
+        self.base = base
+        self.defer = defer
+        full = class_weights.float()
+        self.register_buffer("full_weights", full)
+        self.register_buffer("class_weights", torch.ones_like(full) if defer else full.clone())
+
+    @torch.no_grad()
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Say which epoch begins, from 0; the weights are on from `defer * num_epochs`."""
+        deferred = epoch / num_epochs < self.defer
+        # In place: compiled graphs and checkpoints keep hold of the same buffer.
+        self.class_weights.copy_(
+            torch.ones_like(self.full_weights) if deferred else self.full_weights
         )
+        start_base = getattr(self.base, "start_epoch", None)
+        if start_base is not None:
+            start_base(epoch, num_epochs)
+
+    def _per_labelled_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
+        # A base may count what it sees: it has to be told what is ignored.
+        ignored = getattr(self.base, "ignore_index", 0)
+        losses: Tensor = self.base(logits, target.where(labelled, ignored))
+        if losses.shape != target.shape:
+            raise ValueError(
+                f"base must give a loss a sample, {tuple(target.shape)}, got {tuple(losses.shape)}"
+            )
+        return self.class_weights[target] * losses
+
+    def _per_soft_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        # The base's label smoothing is a share of a target that sums to 1.
+        weighted = self.class_weights * target
+        mass = weighted.sum(1)
+        shares = weighted / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
+        losses: Tensor = self.base(logits, shares)
+        return mass * losses
 
 
-class CrossEntropyLoss(nn.Module):
-    """Cross entropy, -log softmax(z)_y, in fp32 whatever the logits' type.
+class WeightedLoss(ReweightedLoss):
+    """Cross entropy weighed by class count, w_y (-log softmax(z)_y), w of mean 1.
 
-    The same as `torch.nn.CrossEntropyLoss`; it only takes the arguments of every loss on the shelf.
+    A class without training clips is taken as one of one clip, and is not part of that mean. Takes
+    probabilities.
 
-    Args:
-        num_classes: K, which the logits must have.
-        class_counts: not used.
-        label_smoothing: share of the target that is spread over all classes.
-        ignore_index: targets that add nothing.
-
-    Shape: logits (N, K), target (N,) class indices or (N, K) probabilities -> ().
+    Args, beside those of `ShelfLoss`:
+        class_counts: (K,) training clips of each class.
+        scheme: "inverse" (1 / n), "sqrt" (1 / sqrt n) or "effective" (Cui et al., see
+            `effective_number_weights`).
+        beta: of "effective" alone.
+        defer: see `ReweightedLoss`. Inverse frequency from the first epoch on often hurts.
+        label_smoothing: weighed by w_y like the rest of a sample's loss; PyTorch weighs the
+            smoothed part by every class's weight.
 
     """
 
@@ -54,25 +173,124 @@ class CrossEntropyLoss(nn.Module):
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
+        scheme: Scheme = "inverse",
+        beta: float = 0.9999,
+        defer: float = 0.0,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
     ) -> None:
-        super().__init__()
-        check_reduction(reduction)
-        check_label_smoothing(label_smoothing)
-        self.num_classes = num_classes
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
+        counts = check_class_counts(class_counts, num_classes)
+        if scheme not in get_args(Scheme):
+            raise ValueError(f"scheme must be one of {', '.join(get_args(Scheme))}, got {scheme!r}")
+        if scheme == "effective":
+            weights = effective_number_weights(counts, beta=beta)
+        elif scheme == "sqrt":
+            weights = square_root_weights(counts)
+        else:
+            weights = inverse_frequency_weights(counts)
+        super().__init__(
+            weights,
+            base=CrossEntropyLoss(
+                num_classes,
+                reduction="none",
+                label_smoothing=label_smoothing,
+                ignore_index=ignore_index,
+            ),
+            defer=defer,
+            reduction=reduction,
+            ignore_index=ignore_index,
+        )
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, fp32."""
-        check_batch(logits, target, self.num_classes)
-        return F.cross_entropy(
-            logits.float(),
-            target,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            ignore_index=self.ignore_index,
+
+class ClassBalancedLoss(ReweightedLoss):
+    """The class-balanced loss: softmax cross entropy or focal loss, weighed by effective number.
+
+    w_y base(z, y), w_c proportional to (1 - beta) / (1 - beta^n_c), with mean 1 over the classes
+    that have training clips; one without is taken as of one clip. Of "softmax", takes
+    probabilities and label smoothing.
+
+    Source: Cui et al., see `effective_number_weights`. Their focal loss has a sigmoid a class, ours
+    is `FocalLoss`, and their start bias of the last layer is left to the model.
+
+    Args, beside those of `ShelfLoss`:
+        class_counts: (K,) training clips of each class.
+        base: "softmax" or "focal".
+        beta: 0 does not weigh; the larger, the nearer to inverse frequency.
+        gamma: of "focal" alone.
+        defer: see `ReweightedLoss`.
+
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        class_counts: Tensor | None = None,
+        base: WeightedBase = "softmax",
+        beta: float = 0.999,
+        gamma: float = 2.0,
+        defer: float = 0.0,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+    ) -> None:
+        counts = check_class_counts(class_counts, num_classes)
+        if base not in get_args(WeightedBase):
+            raise ValueError(
+                f"base must be one of {', '.join(get_args(WeightedBase))}, got {base!r}"
+            )
+        per_sample: Callable[..., ShelfLoss] = (
+            CrossEntropyLoss if base == "softmax" else partial(FocalLoss, gamma=gamma)
+        )
+        super().__init__(
+            effective_number_weights(counts, beta=beta),
+            base=per_sample(
+                num_classes,
+                reduction="none",
+                label_smoothing=label_smoothing,
+                ignore_index=ignore_index,
+            ),
+            defer=defer,
+            reduction=reduction,
+            ignore_index=ignore_index,
+        )
+
+
+class DeferredReweighting(ReweightedLoss):
+    """Deferred re-weighting (DRW): any per-sample loss, weighed by effective number late.
+
+    LDAM-DRW is `DeferredReweighting(K, class_counts=n, base=LDAMLoss(..., reduction="none"),
+    defer=0.8)`, with a learning rate that drops at the switch. Over cross entropy it is the control
+    that CDB has to beat: CDB, too, weighs little while all classes are hard.
+
+    Source: Cao, Wei, Gaidon, Arechiga, Ma, "Learning Imbalanced Datasets with
+    Label-Distribution-Aware Margin Loss", NeurIPS 2019, arXiv 1906.07413, section 3.3.
+
+    Args, beside those of `ShelfLoss` (label smoothing is the base's):
+        class_counts: (K,) training clips of each class.
+        base: a loss of the shelf with `reduction="none"`.
+        defer: see `ReweightedLoss`.
+        beta: see `effective_number_weights`.
+
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        class_counts: Tensor,
+        base: nn.Module,
+        defer: float,
+        beta: float = 0.9999,
+        reduction: Reduction = "mean",
+        ignore_index: int = -100,
+    ) -> None:
+        counts = check_class_counts(class_counts, num_classes)
+        super().__init__(
+            effective_number_weights(counts, beta=beta),
+            base=base,
+            defer=defer,
+            reduction=reduction,
+            ignore_index=ignore_index,
         )

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import Literal, Self, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdb_video.errors import ConfigError
 from cdb_video.models.base import Backbone
 
+COSINE_SCALE = 30.0
+"""What cosines are multiplied by, so that a softmax of them can be sure (LDAM's code: 30)."""
+
+HeadType = Literal["linear", "cosine"]
+
+
+class CosineHead(nn.Module):
+    """Logits (N, K) = 30 cos(features (N, F), weight (K, F)): neither length matters."""
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_classes, num_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F) -> (N, K)."""
+        cosines = F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+        return COSINE_SCALE * cosines
+
 
 class Recognizer(nn.Module):
-    """A backbone, dropout and one linear head a label: (N, C, T, H, W) -> {head: (N, K)}.
+    """A backbone, dropout and one head a label: (N, C, T, H, W) -> {head: (N, K)}.
 
-    Heads start at N(0, 0.01) as SlowFast's do: large first logits would swamp a pretrained
+    Linear heads start at N(0, 0.01) as SlowFast's do: large first logits would swamp a pretrained
     backbone.
 
     Raises:
@@ -22,7 +42,12 @@ class Recognizer(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, *, num_classes: Mapping[str, int], dropout: float = 0.5
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: Mapping[str, int],
+        dropout: float = 0.5,
+        head_type: HeadType = "linear",
     ) -> None:
         super().__init__()
         if not num_classes:
@@ -34,11 +59,8 @@ class Recognizer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleDict()
         for head, classes in num_classes.items():
-            linear = nn.Linear(backbone.num_features, classes)
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
             try:
-                self.heads[head] = linear
+                self.heads[head] = _build_head(head_type, backbone.num_features, classes)
             except KeyError as error:  # a dot, or an attribute of modules such as "type"
                 raise ConfigError(
                     f"model.heads: {head!r} cannot name a head; rename the label"
@@ -64,4 +86,13 @@ class Recognizer(nn.Module):
     def forward(self, clips: Tensor) -> dict[str, Tensor]:
         """(N, C, T, H, W) -> {head: logits (N, K)}."""
         features = self.dropout(self.features(clips))
-        return {head: linear(features) for head, linear in self.heads.items()}
+        return {head: module(features) for head, module in self.heads.items()}
+
+
+def _build_head(head_type: HeadType, num_features: int, num_classes: int) -> nn.Module:
+    if head_type == "cosine":
+        return CosineHead(num_features, num_classes)
+    linear = nn.Linear(num_features, num_classes)
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return linear

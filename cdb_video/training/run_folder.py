@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from cdb_video.errors import RunError
+from cdb_video.errors import RunError, RunIsHeldError
 
 PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "numpy", "cdb-video")
 
@@ -60,7 +60,7 @@ class RunFolder:
     `resume_from` is the checkpoint to continue from, None for a new run.
 
     Raises:
-        RunError: another process writes to it.
+        RunIsHeldError: another process writes to it.
 
     """
 
@@ -74,7 +74,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise RunError(f"{path}: another process is writing to this run") from None
+            raise RunIsHeldError(f"{path}: another process is writing to this run") from None
 
     def write_config(self, config_yaml: str) -> None:
         """`config.yaml`, when the run starts and when it goes on."""

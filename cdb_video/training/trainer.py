@@ -19,6 +19,7 @@ from cdb_video.clips.dataset import sample_generator
 from cdb_video.clips.loader import TrainingLoader
 from cdb_video.clips.transforms import ToModelInput
 from cdb_video.counts import ClassCounts
+from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport
@@ -29,6 +30,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
+from cdb_video.training.class_sampling import ClassSampling
 from cdb_video.training.optim import Schedule, load_optimizer
 from cdb_video.training.run_log import RunLog, SilentLog
 
@@ -43,9 +45,11 @@ class TrainerOptions:
     clip_grad_norm: float | None = None
     eval_every: int = 1
     log_every: int = 10
-    difficulty_source: Literal["val", "train"] = "val"
+    difficulty_source: Literal["val", "train", "crossfit"] = "val"
     select_by: str | None = None
     seed: int = 0
+    quiet: bool = False
+    """Show no progress and print no figures."""
 
 
 class Trainer:
@@ -58,6 +62,9 @@ class Trainer:
         schedule: of the learning rate.
         loader: this rank's part of every step.
         validate: model -> report, the same on every rank; None: no validation.
+        crossfit: model -> counts of the training clips, the same on every rank, for that source of
+            difficulty.
+        sampling: the classes that are drawn; None: every clip once an epoch.
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
         jitter: whether batches carry colour factors.
@@ -76,6 +83,8 @@ class Trainer:
         schedule: Schedule,
         loader: TrainingLoader,
         validate: Callable[[Recognizer], EvalReport] | None,
+        crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
+        sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
         jitter: bool = False,
@@ -89,6 +98,8 @@ class Trainer:
         self.schedule = schedule
         self.loader = loader
         self.validate = validate
+        self.crossfit = crossfit
+        self.sampling = sampling
         self.classes = classes
         self.options = options
         self.ranks = ranks
@@ -120,19 +131,28 @@ class Trainer:
                 report = self.evaluate()
                 measured = self.difficulty_counts(report)
                 self.criterion.update(measured)
+                if self.sampling and self.sampling.head in measured:
+                    self.sampling.update(measured[self.sampling.head])
                 self.log_epoch(report)
                 self.log_difficulty(measured)
                 self.save(report)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether this process says nothing."""
+        return self.options.quiet or not self.ranks.is_main
+
     def train_one_epoch(self) -> None:
         """One pass over the training clips."""
         self.model.train()
+        self.criterion.start_epoch(self.epoch, self.options.epochs)
+        self.draw_classes()
         for counts in self.train_counts.values():
             counts.reset()
         steps = self.loader.steps_per_epoch
         title = f"epoch {self.epoch + 1}/{self.options.epochs}"
         total = steps * self.loader.order.batch_size
-        with Progress(title, total=total, unit="clips", quiet=not self.ranks.is_main) as progress:
+        with Progress(title, total=total, unit="clips", quiet=self.quiet) as progress:
             figures: dict[str, float] = {}
             for i, batch in enumerate(self.loader.epoch(self.epoch)):
                 lr = self.schedule.apply(self.optimizer, self.epoch + i / steps)
@@ -140,6 +160,16 @@ class Trainer:
                 if self.step % self.options.log_every == 0 or i + 1 == steps:
                     figures = self.log_step(self.epoch + (i + 1) / steps, lr, progress.speed)
                 progress.advance(self.loader.order.batch_size, **figures)
+
+    def draw_classes(self) -> None:
+        """With sampling by class, set the epoch's probabilities."""
+        if self.sampling is None:
+            return
+        head = self.sampling.head
+        records = self.loader.clips.records
+        labels = torch.tensor([record.labels.get(head, UNLABELLED) for record in records])
+        probabilities = self.sampling.probabilities(self.epoch, self.options.epochs)
+        self.loader.order.draw_classes(labels, probabilities)
 
     def train_step(self, batch: Batch) -> None:
         """One optimiser step on this rank's part of a global batch."""
@@ -196,6 +226,8 @@ class Trainer:
             counts.all_reduce()
         if self.options.difficulty_source == "train":
             return self.train_counts
+        if self.crossfit is not None:
+            return self.crossfit(self.model)
         return report.counts if report else {}
 
     def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
@@ -223,7 +255,7 @@ class Trainer:
         accuracy = {f"{head}_train": c.mean_class_accuracy for head, c in self.train_counts.items()}
         if report:
             accuracy |= {head: c.mean_class_accuracy for head, c in report.counts.items()}
-        if self.ranks.is_main:
+        if not self.quiet:
             shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
             print(f"epoch {self.epoch}/{self.options.epochs} mean class accuracy: {shown}")
         if report:
@@ -284,6 +316,7 @@ class Trainer:
         """Everything but the model that the next step depends on."""
         return {
             "criterion": self.criterion.state_dict(),
+            "sampling": self.sampling.state_dict() if self.sampling else {},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": {"epoch": self.epoch, "step": self.step, "best": self.best},
@@ -292,6 +325,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave; the model's weights are loaded apart."""
         self.criterion.load_state_dict(state["criterion"])
+        if self.sampling:
+            self.sampling.load_state_dict(state["sampling"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         progress = state["progress"]

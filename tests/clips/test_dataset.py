@@ -1,5 +1,6 @@
 """From records of real files to samples: which frames, which views, and from what they follow."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cdb_video.clips.dataset import ClipSampler, EvaluationViews, TrainingClips
+from cdb_video.clips.dataset import ClipSampler, EvaluationViews, TrainingClips, open_record
 from cdb_video.clips.decoders import open_video
 from cdb_video.clips.sampling import segment_clip, segment_clips, uniform_clips
 from cdb_video.clips.transforms import Augmentation, EvaluationCrops
@@ -225,6 +226,8 @@ def test_a_folder_of_frames_is_read_at_its_own_rate(tmp_path, read_code):
     part = record(tmp_path, fps=5.0, start_s=0.4, stop_s=1.2)
     sampler = ClipSampler(num_frames=5, stride=1)
 
-    views = EvaluationViews([part], sampler=sampler, crops=WHOLE, decoder="frames")
+    views = EvaluationViews(
+        [part], sampler=sampler, crops=WHOLE, opener=partial(open_record, decoder="frames")
+    )
 
     assert read_code(views[0].clips[0].transpose(0, 1)) == [2, 3, 4, 5, 5]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdb_video.counts import ClassCounts
-from cdb_video.losses import LOSSES, CDBLoss, cdb_weights
+from cdb_video.losses import LOSSES, CDBLoss, ClassDifficulty, cdb_weights
 from cdb_video.losses.cdb import Tau
 from tests.host_sync import HostSyncError, NoHostSync
 
@@ -387,9 +387,10 @@ class Reduced(nn.Module):
         (lambda: CDBLoss(3, label_smoothing=1.5), r"label_smoothing must be in \[0, 1\), got 1.5"),
         (lambda: CDBLoss(3, label_smoothing=0.1, base=Focal()), "label_smoothing=0.1 belongs"),
         (lambda: CDBLoss(3, base=nn.CrossEntropyLoss()), "base .*reduction='none', got 'mean'"),
-        (lambda: CDBLoss(3, ema=1), r"ema must be in \[0, 1\), got 1"),
-        (lambda: CDBLoss(3, floor=1), r"floor must be in \[0, 1\), got 1"),
-        (lambda: CDBLoss(3, prior_strength=-2), "prior_strength .*got -2"),
+        (
+            lambda: CDBLoss(3, difficulty=ClassDifficulty(4)),
+            "difficulty has 4 classes, expected 3",
+        ),
         (lambda: CDBLoss(3).update(double(0.5, 0.5)), "measured has 2 classes, expected 3"),
         (lambda: CDBLoss(3).update(double(0.5, 0.5, 7)), r"measured\[2\] .*got 7"),
         (lambda: CDBLoss(3)(torch.ones(2, 4), torch.zeros(2).long()), r"logits .*got \(2, 4\)"),

@@ -190,7 +190,7 @@ def test_observing_and_stepping_never_wait_for_the_device() -> None:
         ),
         (
             lambda: ClassDifficulty(2).observe(torch.ones(1, 3), torch.tensor([0])),
-            r"logits must be \(N, 2\), got \(1, 3\)",
+            r"scores must be \(N, 2\), got \(1, 3\)",
         ),
         (
             lambda: ClassDifficulty(2).observe(torch.ones(1, 2), torch.ones(1, 2)),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdb_video.config import load_config
+from cdb_video.config_file import load_config
 from tests.tiny import tiny_values
 
 ROOT = Path(__file__).parent.parent.parent

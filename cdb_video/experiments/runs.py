@@ -12,9 +12,15 @@ import torch
 from torch import Tensor
 
 from cdb_video.build import build_model, read_normalization
-from cdb_video.build_data import build_evaluation_loader, clip_sampler, evaluation_crops
+from cdb_video.build_data import (
+    build_evaluation_loader,
+    clip_sampler,
+    evaluation_crops,
+    record_opener,
+)
 from cdb_video.clips.transforms import ToModelInput, crop, view_windows
-from cdb_video.config import Config, load_config
+from cdb_video.config import Config
+from cdb_video.config_file import load_config
 from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import RunError
@@ -80,7 +86,7 @@ class LoadedRun:
             sampler=clip_sampler(self.config),
             crops=evaluation_crops(self.config),
             num_clips=self.config.views.num_clips,
-            decoder=self.config.data.decoder,
+            opener=record_opener(self.config),
             precision=choose_precision(
                 self.config.train.precision, next(self.model.parameters()).device
             ),
@@ -179,14 +185,15 @@ def open_run(
     config_name: str,
     resume: bool,
     vocabularies: Mapping[str, Vocabulary] | None = None,
+    quiet: bool = False,
 ) -> tuple[RunFolder, Config]:
     """The folder of a new or continued run, locked, and the configuration with its name in it.
 
     `vocabularies` are the data's classes, which must be the run's when it is continued.
 
     Raises:
-        RunError: the run exists and is not to be resumed, is being written to, or was made with
-            another configuration.
+        RunIsHeldError: another process is writing to the run.
+        RunError: the run exists and is not to be resumed, or was made with another configuration.
 
     """
     path = choose_run_folder(
@@ -196,7 +203,7 @@ def open_run(
     run = RunFolder(path)
     if resume:
         try:
-            run.resume_from = _find_resumable(run, config, vocabularies)
+            run.resume_from = _find_resumable(run, config, vocabularies, quiet=quiet)
         except RunError:
             run.close()
             raise
@@ -204,13 +211,18 @@ def open_run(
 
 
 def _find_resumable(
-    run: RunFolder, config: Config, vocabularies: Mapping[str, Vocabulary] | None
+    run: RunFolder,
+    config: Config,
+    vocabularies: Mapping[str, Vocabulary] | None,
+    *,
+    quiet: bool,
 ) -> str | None:
     found, damaged = checkpoint.newest_valid(run.checkpoints)
     for line in damaged:
         print(line)
     if found is None:
-        print(f"{run.path}: nothing to resume, starting the run")
+        if not quiet:
+            print(f"{run.path}: nothing to resume, starting the run")
         return None
     _refuse_changes(found, config)
     for head, names in (vocabularies or {}).items():
@@ -226,7 +238,7 @@ def _find_resumable(
 
 def _refuse_changes(found: Path, config: Config) -> None:
     before = load_config(found / "config.yaml")
-    for key, (old, new) in _differences(before, config).items():
+    for key, (old, new) in differences(before, config).items():
         if key not in MAY_DIFFER_ON_RESUME:
             raise RunError(
                 f"{key}={new}: the run was started with {old}; on --resume only "
@@ -234,7 +246,8 @@ def _refuse_changes(found: Path, config: Config) -> None:
             )
 
 
-def _differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Key -> its two values, for the keys of two configurations that differ."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return {
         f"{section}.{key}": (value, new[section][key])

@@ -1,0 +1,163 @@
+"""Clips decoded once and kept in memory, for data that fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cdb_video.clips.base import BaseDecoder
+from cdb_video.clips.dataset import ClipSampler, Decoder, open_record
+from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.errors import ConfigError, DecodeError
+
+BLOCK_BYTES = 2**28
+LARGEST_SHARE = 0.8
+"""Of the machine's memory: more than this is refused before the machine starts to swap."""
+
+
+class MemoryVideo(BaseDecoder):
+    """The frames of one segment, in memory; `times` and indices are those of the whole video."""
+
+    def __init__(
+        self, path: Path, *, times: Tensor, fps: float, kept: Tensor, pixels: Tensor
+    ) -> None:
+        super().__init__(path, times=times, fps=fps)
+        self.kept = kept
+        """(L,) increasing indices of the frames that are here."""
+        self.pixels = pixels
+        """(L, C, H, W) uint8."""
+
+    def _decode(self, wanted: list[int]) -> Tensor:
+        rows = torch.searchsorted(self.kept, torch.tensor(wanted))
+        if not torch.equal(self.kept[rows.clamp(max=len(self.kept) - 1)], torch.tensor(wanted)):
+            raise DecodeError(f"{self.path}: a frame outside the segment that was kept in memory")
+        return self.pixels[rows]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ClipMemory:
+    """Segments with their shorter side scaled to `short_side`, and no larger than they were.
+
+    A crop of kept frames is scaled twice, and so differs a little from one cut out of the file;
+    records that were not loaded are decoded and scaled when they are opened, to the same frames.
+
+    Args:
+        sampler: which frames a segment offers; all of them are kept.
+        short_side: in pixels.
+        decoder: library that decodes video files.
+
+    """
+
+    def __init__(self, *, sampler: ClipSampler, short_side: int, decoder: Decoder = "pyav") -> None:
+        self.sampler = sampler
+        self.short_side = short_side
+        self.decoder: Decoder = decoder
+        self.num_bytes = 0
+        self._videos: dict[str, MemoryVideo] = {}
+        self._block = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def open(self, record: VideoRecord) -> MemoryVideo:
+        """The record's segment; closing it keeps it.
+
+        Raises:
+            DecodeError: naming the file.
+
+        """
+        return self._videos.get(_key(record)) or self.decode(record)
+
+    def decode(self, record: VideoRecord) -> MemoryVideo:
+        """The record's segment, decoded and scaled now."""
+        with open_record(record, decoder=self.decoder) as video:
+            kept = self.sampler.segment(video, record).unique()
+            # In parts: a long segment in full size would be gigabytes.
+            parts = [self._scaled(video.frames(part)) for part in kept.split(64)]
+            return MemoryVideo(
+                record.path, times=video.times, fps=video.fps, kept=kept, pixels=torch.cat(parts)
+            )
+
+    def load(
+        self,
+        records: Sequence[VideoRecord],
+        *,
+        num_workers: int = 0,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Decode and keep what is not kept yet; `progress` is called after each.
+
+        Raises:
+            DecodeError: naming the file that cannot be decoded.
+            ConfigError: more than the machine can hold.
+
+        """
+        missing = [record for record in records if _key(record) not in self._videos]
+        for record, video in zip(missing, self._decoded(missing, num_workers), strict=True):
+            self._videos[_key(record)] = self._keep(video)
+            progress()
+
+    def _decoded(self, records: Sequence[VideoRecord], num_workers: int) -> Iterable[MemoryVideo]:
+        loader = DataLoader(
+            _Decoding(self, records), batch_size=None, num_workers=min(num_workers, len(records))
+        )
+        for video in loader:
+            if isinstance(video, DecodeError):
+                raise video
+            yield video
+
+    def _scaled(self, frames: Tensor) -> Tensor:
+        if min(frames.shape[-2:]) <= self.short_side:
+            return frames.contiguous()
+        scaled: Tensor = TF.resize(frames, [self.short_side], antialias=True)
+        return scaled.contiguous()
+
+    def _keep(self, video: MemoryVideo) -> MemoryVideo:
+        # In blocks, which a loader's workers share: a tensor a video would need a file each.
+        size = video.pixels.numel()
+        self.num_bytes += size
+        limit = LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if self.num_bytes > limit:
+            raise ConfigError(
+                f"data.in_memory=true: the first {len(self) + 1} clips take more than "
+                f"{limit / 1e9:.0f} GB; use data.in_memory=false or a smaller clip.short_side"
+            )
+        if len(self._block) - self._used < size:
+            self._block = torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8)
+            self._used = 0
+        kept = self._block[self._used : self._used + size].view(video.pixels.shape)
+        kept.copy_(video.pixels)
+        self._used += size
+        return MemoryVideo(
+            video.path, times=video.times.clone(), fps=video.fps, kept=video.kept, pixels=kept
+        )
+
+
+class _Decoding(Dataset[MemoryVideo | DecodeError]):
+    """Decodes in a loader's workers; an error is a value, as it would be a page of traceback."""
+
+    def __init__(self, memory: ClipMemory, records: Sequence[VideoRecord]) -> None:
+        self.memory = memory
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> MemoryVideo | DecodeError:
+        try:
+            return self.memory.decode(self.records[index])
+        except DecodeError as error:
+            return error
+
+
+def _key(record: VideoRecord) -> str:
+    return f"{record.path}@{record.start_s}-{record.stop_s}"

@@ -1,0 +1,404 @@
+"""What every loss of the shelf has to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cdb_video.losses import LOSSES, PER_SAMPLE_BASES, CDBLoss, DeferredReweighting
+from tests.host_sync import NoHostSync
+from tests.losses.shelf import COUNTS, FORMS, K, batch, close, made
+
+every_form = pytest.mark.parametrize("name", FORMS)
+
+
+def seeded(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    """The loss with the same coins each time (equalization tosses them)."""
+    torch.manual_seed(0)
+    loss: Tensor = criterion(logits, target)
+    return loss
+
+
+def test_the_shelf_has_these_losses() -> None:
+    bases = (
+        "cross_entropy",
+        "weighted",
+        "focal",
+        "class_balanced",
+        "ldam",
+        "balanced_softmax",
+        "logit_adjusted",
+        "equalization",
+        "seesaw",
+        "recall",
+    )
+
+    assert bases == PER_SAMPLE_BASES
+    assert tuple(LOSSES) == (*bases, "cdb")
+
+
+# --- reduction and ignored targets -----------------------------------------------------------
+
+
+@every_form
+def test_the_mean_is_over_labelled_samples(name: str) -> None:
+    logits, target = batch()
+    target[[0, 5, 6]] = -1
+
+    each, total, mean = (
+        seeded(made(name, reduction=reduction, ignore_index=-1), logits, target)
+        for reduction in ("none", "sum", "mean")
+    )
+
+    assert each.shape == (12,)
+    assert total.shape == mean.shape == ()
+    assert (each[[0, 5, 6]] == 0).all()
+    assert (each >= 0).all()
+    assert each.any()
+    close(total, each.sum(), 1e-5)
+    close(mean, each.sum() / 9)
+
+
+@every_form
+def test_an_ignored_sample_changes_nothing(name: str) -> None:
+    logits, target = batch()
+    target[3] = -1
+    labelled = target != -1
+    criterion = made(name, ignore_index=-1).eval()
+    logits.requires_grad_()
+
+    loss = criterion(logits, target)
+    loss.backward()
+
+    assert logits.grad is not None
+    assert (logits.grad[3] == 0).all()
+    assert (logits.grad[labelled] != 0).any(1).all()
+    close(loss, criterion(logits[labelled], target[labelled]))
+
+
+@every_form
+def test_a_batch_of_one_class_keeps_its_weight(name: str) -> None:
+    logits, _ = batch(3)
+    target = torch.full((3,), 2)
+    criterion, each = made(name).eval(), made(name, reduction="none").eval()
+
+    close(criterion(logits, target), each(logits, target).mean())
+
+
+# --- symmetry --------------------------------------------------------------------------------
+
+
+@every_form
+def test_the_order_of_classes_does_not_matter(name: str) -> None:
+    logits, target = batch()
+    order = torch.tensor([2, 0, 3, 1])
+    criterion, permuted = made(name), made(name, class_counts=COUNTS[order])
+    if name == "equalization":  # its coins are in the order of classes
+        criterion, permuted = criterion.eval(), permuted.eval()
+
+    close(permuted(logits[:, order], order.argsort()[target]), criterion(logits, target))
+
+
+@every_form
+def test_adding_the_same_to_all_logits_of_a_clip_does_not_matter(name: str) -> None:
+    logits, target = batch(dtype=torch.float64)
+    shift = torch.linspace(-3, 3, 12)[:, None]
+
+    close(
+        seeded(made(name), logits + shift, target),
+        seeded(made(name), logits, target),
+        tolerance=1e-5,
+    )
+
+
+@every_form
+def test_no_loss_rewards_a_lower_logit_of_the_own_class(name: str) -> None:
+    logits, target = batch()
+    logits.requires_grad_()
+
+    made(name)(logits, target).backward()
+
+    assert logits.grad is not None
+    own = logits.grad.gather(1, target[:, None])
+    assert (own <= 0).all()
+    assert own.any()
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_huge_logits_give_a_finite_loss_and_gradient(name: str, dtype: torch.dtype) -> None:
+    signs = torch.tensor([[1, 1, 1, 1], [1, -1, -1, -1], [-1, 1, 1, 1], [-1, -1, -1, 1]])
+    logits = (1e4 * signs.repeat(1, 4).view(16, 1, 4)).flatten(0, 1).to(dtype).requires_grad_()
+    target = torch.arange(16) % 4
+
+    loss = made(name, reduction="none")(logits, target)
+    loss.sum().backward()
+
+    assert logits.grad is not None
+    assert loss.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_computed_in_fp32(name: str, dtype: torch.dtype) -> None:
+    logits, target = batch(dtype=dtype)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = seeded(made(name), logits, target)
+
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, seeded(made(name), logits.float(), target))
+
+
+# --- state -----------------------------------------------------------------------------------
+
+
+@every_form
+def test_a_loaded_state_continues_the_same(name: str) -> None:
+    first = made(name)
+    second = made(name, class_counts=COUNTS.flip(0))
+    logits, target = batch()
+    first(logits, target)
+
+    second.load_state_dict(first.state_dict())
+
+    assert torch.equal(seeded(second, logits, target), seeded(first, logits, target))
+
+
+@every_form
+def test_everything_it_remembers_moves_with_the_module(name: str) -> None:
+    criterion = made(name)
+    tensors = [value for module in criterion.modules() for value in vars(module).values()]
+
+    assert not any(isinstance(value, Tensor) for value in tensors)
+    assert not list(criterion.parameters())
+    assert {buffer.device.type for buffer in criterion.to("meta").buffers()} <= {"meta"}
+    assert set(criterion.state_dict()) == {key for key, _ in criterion.named_buffers()}
+
+
+@every_form
+def test_eval_mode_counts_nothing(name: str) -> None:
+    criterion = made(name).eval()
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
+    random_state = torch.get_rng_state()
+
+    criterion(*batch())
+
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for key, value in criterion.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+# --- on the device ---------------------------------------------------------------------------
+
+
+@every_form
+def test_a_training_step_never_waits_for_the_device(name: str) -> None:
+    logits, target = batch()
+    target[0] = -100
+    criterion = made(name)
+    logits.requires_grad_()
+
+    with NoHostSync():
+        criterion(logits, target).backward()
+
+    assert logits.grad is not None
+
+
+def test_all_of_the_shelf_compiles_into_one_graph() -> None:
+    names = set(FORMS) - {"weighted effective", "cdb"}  # no code of its own; `test_cdb`
+    eager = nn.ModuleDict({name: made(name) for name in sorted(names)})
+    compiled = nn.ModuleDict({name: made(name) for name in sorted(names)})
+
+    def losses(shelf: nn.ModuleDict, logits: Tensor, target: Tensor) -> Tensor:
+        return torch.stack([criterion(logits, target) for criterion in shelf.values()])
+
+    step = torch.compile(losses, fullgraph=True, backend="aot_eager")
+    logits, target = batch()
+    target[0] = -100
+    for _ in range(2):
+        ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+
+        torch.manual_seed(0)
+        actual = step(compiled, ours, target)
+        torch.manual_seed(0)
+        expected = losses(eager, theirs, target)
+        actual.sum().backward()
+        expected.sum().backward()
+
+        close(actual, expected)
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        close(ours.grad, theirs.grad)
+    for key, value in compiled.state_dict().items():
+        assert torch.equal(value, eager.state_dict()[key]), key
+
+
+# --- under CDB and deferred weights ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE_BASES)
+def test_cdb_weighs_it(name: str) -> None:
+    logits, target = batch()
+    criterion = CDBLoss(K, tau=1, base=made(name, reduction="none"), reduction="none")
+    criterion.update(torch.tensor([0.75, 0.5, 0.5, 0.25]))
+
+    loss = seeded(criterion, logits, target)
+
+    # Difficulties 1/4, 1/2, 1/2, 3/4 have mean 1/2.
+    weights = torch.tensor([0.5, 1.0, 1.0, 1.5])
+    close(loss, weights[target] * seeded(made(name, reduction="none"), logits, target))
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE_BASES)
+def test_deferred_weights_are_put_on_it(name: str) -> None:
+    logits, target = batch()
+    target[0] = -1
+    options: dict[str, Any] = {"reduction": "none", "ignore_index": -1}
+    criterion = DeferredReweighting(
+        K, class_counts=COUNTS, base=made(name, **options), defer=0.0, beta=0.5, **options
+    )
+
+    loss = seeded(criterion, logits, target)
+
+    expected = criterion.class_weights[target] * seeded(made(name, **options), logits, target)
+    close(loss, expected)
+    for key, value in made_and_run(name, logits, target, **options).state_dict().items():
+        assert torch.equal(criterion.state_dict()[f"base.{key}"], value), key
+
+
+def made_and_run(name: str, logits: Tensor, target: Tensor, **options: Any) -> nn.Module:
+    criterion = made(name, **options)
+    criterion(logits, target)
+    return criterion
+
+
+# --- soft targets ----------------------------------------------------------------------------
+
+SOFT = {"cross_entropy", "weighted", "class_balanced", "balanced_softmax", "logit_adjusted", "cdb"}
+SMOOTHED = SOFT | {"recall"}
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", sorted(SOFT))
+def test_probabilities_give_the_mean_of_their_labels_losses(
+    name: str, label_smoothing: float
+) -> None:
+    logits, target = batch()
+    other = (target + 1) % K
+    criterion = made(name, label_smoothing=label_smoothing)
+
+    mixed = criterion(logits, 0.25 * F.one_hot(target, K) + 0.75 * F.one_hot(other, K))
+
+    close(mixed, 0.25 * criterion(logits, target) + 0.75 * criterion(logits, other))
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - SOFT))
+def test_probabilities_are_refused_where_a_label_is_needed(name: str) -> None:
+    logits, _ = batch()
+
+    with pytest.raises(ValueError, match=r"target must be class indices for .*torch\.float32"):
+        made(name)(logits, logits.softmax(1))
+
+
+@pytest.mark.parametrize("name", sorted(SMOOTHED))
+def test_label_smoothing_mixes_in_the_loss_of_every_class(name: str) -> None:
+    logits, target = batch()
+    plain, smoothed = made(name).eval(), made(name, label_smoothing=0.1).eval()
+    weights = getattr(plain, "class_weights", torch.ones(K))
+    # The smoothed part has the weight of the label, not of the class it falls on.
+    unweighed = [
+        weights[target] / weights[k] * made(name, reduction="none").eval()(logits, target * 0 + k)
+        for k in range(K)
+    ]
+
+    expected = 0.9 * plain(logits, target) + 0.1 * torch.stack(unweighed).mean()
+
+    close(smoothed(logits, target), expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMS) - SMOOTHED - {"weighted effective", "deferred"}))
+def test_label_smoothing_is_refused_where_it_has_no_meaning(name: str) -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1: \w+Loss takes none"):
+        made(name, label_smoothing=0.1)
+
+
+# --- mistakes --------------------------------------------------------------------------------
+
+COUNTED = [
+    "weighted",
+    "class_balanced",
+    "ldam",
+    "balanced_softmax",
+    "logit_adjusted",
+    "equalization",
+    "deferred",
+]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (None, "class_counts is needed: .* got None"),
+        (torch.tensor([5, 1]), r"class_counts must be \(3,\), got \(2,\)"),
+        (torch.tensor([[5, 1, 1]]), r"class_counts must be \(3,\), got \(1, 3\)"),
+        (torch.tensor([5, -1, 1]), r"class_counts\[1\] must be a whole number >= 0, got -1"),
+        (torch.tensor([5.0, 1.0, torch.nan]), r"class_counts\[2\] .* got nan"),
+        (torch.tensor([5.0, torch.inf, 1.0]), r"class_counts\[1\] .* got inf"),
+        (torch.tensor([0.5, 1.0, 1.0]), r"class_counts\[0\] .* got 0\.5"),
+        (torch.zeros(3, dtype=torch.int64), "class_counts is 0 for every one of 3 classes"),
+    ],
+)
+@pytest.mark.parametrize("name", [*COUNTED, "seesaw"])
+def test_bad_counts_are_refused(name: str, counts: Tensor | None, message: str) -> None:
+    if name == "seesaw" and counts is None:
+        return  # it counts by itself
+
+    with pytest.raises(ValueError, match=message):
+        FORMS[name](3, class_counts=counts)
+
+
+@every_form
+def test_a_class_without_clips_is_taken(name: str) -> None:
+    criterion = made(name, class_counts=torch.tensor([90, 0, 9, 1]))
+    logits, target = batch()
+
+    loss = criterion(logits, target)
+
+    assert loss.isfinite()
+
+
+@every_form
+def test_a_reduction_that_pytorch_does_not_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum, none, got 'avg'"):
+        made(name, reduction="avg")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_smoothing_everything_away_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1.0"):
+        made(name, label_smoothing=1.0)
+
+
+@every_form
+def test_a_batch_of_another_shape_is_refused(name: str) -> None:
+    logits, target = batch()
+
+    with pytest.raises(ValueError, match=r"logits must be \(N, 4\), got \(12, 3\)"):
+        made(name)(logits[:, :3], target)
+    with pytest.raises(ValueError, match=r"target of .* must be \(12,\), got \(11,\)"):
+        made(name)(logits, target[1:])
+
+
+def test_no_classes_are_refused() -> None:
+    for name in ("cross_entropy", "focal", "recall", "seesaw"):
+        with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+            LOSSES[name](0)

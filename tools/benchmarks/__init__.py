@@ -1,0 +1,1 @@
+"""What tools/benchmark.py measures: a file a subcommand, and what they share."""
