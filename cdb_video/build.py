@@ -24,10 +24,12 @@ from cdb_video.build_data import (
 from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
+from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.evaluation.features import extract_features
 from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
 from cdb_video.models.backbones import BACKBONES
@@ -36,6 +38,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
 from cdb_video.precision import Precision, choose_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
+from cdb_video.training.crossfit import crossfit_counts
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
@@ -138,6 +141,7 @@ def build_trainer(
         schedule=_build_schedule(config),
         loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
         validate=_build_validation(config, data, device, precision, ranks, run, quiet=quiet),
+        crossfit=_build_crossfit(config, data, device, precision, ranks),
         sampling=build_class_sampling(config, classes),
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
@@ -212,6 +216,8 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         eval_every=train.eval_every,
         log_every=train.log_every,
         difficulty_source=config.loss.difficulty.source,
+        crossfit_from=max(1, config.loss.difficulty.warmup_epochs),
+        crossfit_every=config.loss.difficulty.update_every,
         select_by=train.select_by,
         seed=config.run.seed,
         quiet=quiet,
@@ -250,6 +256,37 @@ def _build_validation(
         return report
 
     return validate
+
+
+def _build_crossfit(
+    config: Config, data: Data, device: torch.device, precision: Precision, ranks: Ranks
+) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
+    if not config.uses_difficulty or config.loss.difficulty.source != "crossfit":
+        return None
+    loader = build_evaluation_loader(config, data.train, ranks=ranks, memory=data.memory)
+    recordings = [record.recording for record in data.train.records]
+
+    def measure(model: Recognizer) -> dict[str, ClassCounts]:
+        seen = extract_features(
+            model,
+            loader,
+            device=device,
+            precision=precision,
+            micro_batch_size=config.train.micro_batch_size,
+        )
+        return {
+            head: crossfit_counts(
+                seen.features,
+                seen.labels[head],
+                num_classes=num_classes,
+                groups=recordings,
+                seed=config.run.seed,
+                max_clips_per_class=config.loss.difficulty.max_clips_per_class,
+            )
+            for head, num_classes in data.train.num_classes.items()
+        }
+
+    return measure
 
 
 def write_report(

@@ -63,8 +63,8 @@ def build_class_sampling(
         head = "action" if "action" in classes or len(classes) > 1 else next(iter(classes))
     if head not in classes:
         raise ConfigError(
-            f"data.sampler_head={config.data.sampler_head}: data.sampler={kind} needs one of the "
-            f"heads {', '.join(classes)}"
+            f"data.sampler_head={config.data.sampler_head or 'null'}: data.sampler={kind} needs "
+            f"one of the heads {', '.join(classes)}"
         )
     counts = classes[head].train_counts
     cdb = None
@@ -77,16 +77,18 @@ def build_class_sampling(
 def build_difficulty(config: LossConfig, num_classes: int, eval_every: int) -> ClassDifficulty:
     """How the difficulty of a head's classes is measured."""
     options = config.difficulty
-    # What is measured by validation is measured in epochs that validate.
+    # What is measured by validation is measured in epochs that validate. The trainer itself leaves
+    # out the epochs whose crossfit would not count.
     every = eval_every if options.source == "val" else 1
+    skips = options.source != "crossfit"
     return ClassDifficulty(
         num_classes,
         statistic=options.statistic,
         ema=options.ema,
         prior_strength=options.prior_strength,
         floor=options.floor,
-        warmup_epochs=-(-options.warmup_epochs // every),
-        update_every=options.update_every,
+        warmup_epochs=-(-options.warmup_epochs // every) if skips else 0,
+        update_every=options.update_every if skips else 1,
     )
 
 
@@ -110,20 +112,15 @@ def _build_base(
     config: LossConfig, name: str, classes: HeadClasses, *, reduction: Literal["sum", "none"]
 ) -> nn.Module:
     takes = inspect.signature(LOSSES[name]).parameters
-    for option in config.options:
-        if option in OTHER_KEYS:
-            raise ConfigError(f"loss.options.{option}: is written {OTHER_KEYS[option]}")
-        if option not in takes or option in COMMON_OPTIONS:
-            allowed = [key for key in takes if key not in COMMON_OPTIONS | set(OTHER_KEYS)]
-            raise ConfigError(
-                f"loss.options.{option}: {name} has no such option; it has "
-                f"{', '.join(allowed) or 'none'}"
-            )
     known: dict[str, Any] = {
         "class_counts": classes.train_counts,
         "ignore_index": UNLABELLED,
     }
-    options = {**known, "label_smoothing": config.label_smoothing, **config.options}
+    options = {
+        **known,
+        "label_smoothing": config.label_smoothing,
+        **_own_options(config.options, name, takes),
+    }
     defers_itself = "defer" in takes
     if config.defer is not None and defers_itself:
         options["defer"] = config.defer
@@ -133,9 +130,39 @@ def _build_base(
             len(classes.names), reduction="none" if wrapped else reduction, **options
         )
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"loss.name={name}: {error}") from None
+        key = "base" if config.name == "cdb" else "name"
+        raise ConfigError(f"loss.{key}={name}: {error}") from None
     if not wrapped:
         return loss
     return DeferredReweighting(
         len(classes.names), base=loss, defer=config.defer or 0.0, reduction=reduction, **known
     )
+
+
+def _own_options(
+    given: Mapping[str, Any], name: str, takes: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """`loss.options` of the named loss, numbers as numbers."""
+    options = dict(given)
+    for option, value in given.items():
+        if option in OTHER_KEYS:
+            raise ConfigError(f"loss.options.{option}: is written {OTHER_KEYS[option]}")
+        if option not in takes or option in COMMON_OPTIONS:
+            allowed = [key for key in takes if key not in COMMON_OPTIONS | set(OTHER_KEYS)]
+            raise ConfigError(
+                f"loss.options.{option}: {name} has no such option; it has "
+                f"{', '.join(allowed) or 'none'}"
+            )
+        if isinstance(takes[option].default, float):
+            options[option] = _number(option, value)
+    return options
+
+
+def _number(option: str, value: Any) -> float:
+    # From text as well: YAML 1.1 reads 1e-4 (no dot) as such.
+    try:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            return float(value)
+    except ValueError:
+        pass
+    raise ConfigError(f"loss.options.{option}: must be a number, got {value!r}")

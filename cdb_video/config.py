@@ -350,9 +350,7 @@ class Config(Section):
                 "loss.difficulty.source=train"
             )
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
-            raise ValueError(
-                f"model.head_type={self.model.head_type}: the ldam loss needs model.head_type=cosine"
-            )
+            raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
 
     @property

@@ -106,6 +106,91 @@ def test_class_accuracy_by_hand() -> None:
     assert counts.top1 == pytest.approx(2 / 3)
 
 
+def test_class_f1_by_hand() -> None:
+    # Classes 0, 1, 1, 2 taken for 0, 1, 0, 1; class 3 is taken for nothing and has no clip.
+    counts = counted(
+        [[9, 0, 0, 0], [0, 9, 0, 0], [9, 0, 0, 0], [0, 9, 0, 0], [9, 0, 0, 0.0]], [0, 1, 1, 2, -1]
+    )
+
+    # Right 1, 1, 0; clips 1, 2, 1; predicted 2, 2, 0: 2/3, 2/4, 0/1.
+    assert counts.class_f1.tolist()[:3] == pytest.approx([2 / 3, 1 / 2, 0])
+    assert math.isnan(counts.class_f1[3])
+
+
+def test_class_loss_by_hand() -> None:
+    # Probabilities 1/2 and 1/8 of class 0, 3/4 of class 1, in logarithms, moved by a constant.
+    logits = torch.tensor([[1 / 2, 1 / 2], [1 / 8, 7 / 8], [1 / 4, 3 / 4], [0.1, 0.9]]).log() + 5
+    counts = ClassCounts(3)
+    counts.update(
+        torch.nn.functional.pad(logits, (0, 1), value=-math.inf), torch.tensor([0, 0, 1, -1])
+    )
+
+    # (log 2 + log 8) / 2; units of 2^-20, of which rounding takes half a one.
+    assert counts.class_loss.tolist()[:2] == pytest.approx(
+        [2 * math.log(2), math.log(4 / 3)], abs=1e-6
+    )
+    assert math.isnan(counts.class_loss[2])
+    assert counts.loss.tolist() == [
+        pytest.approx(2**20 * math.log(16), abs=2),
+        pytest.approx(2**20 * math.log(4 / 3), abs=2),
+        0,
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_losses_of_any_type_of_scores_are_those_of_their_values(dtype: torch.dtype) -> None:
+    scores, target = torch.tensor([[3, 0, -1], [0, 2, 1]]), torch.tensor([1, 2])
+    expected, counts = ClassCounts(3), ClassCounts(3)
+
+    expected.update(scores.float(), target)
+    counts.update(scores.to(dtype), target)
+
+    assert int((counts.loss - expected.loss).abs().max()) <= 1
+
+
+def test_a_loss_that_is_infinite_or_nan_counts_100() -> None:
+    counts = counted([[NAN, 0.0], [-math.inf, 0.0], [-1e9, 0.0], [0.0, NAN]], [0, 0, 0, 1])
+
+    assert counts.class_loss.tolist() == [100, 100]
+
+
+def test_counts_over_a_table_live_in_it() -> None:
+    table = torch.zeros(5, 2, dtype=torch.int64)
+
+    ClassCounts.over(table).update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    ClassCounts.over(table).update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+
+    assert table[:4].tolist() == [[2, 0], [2, 1], [3, 0], [2, 1]]
+    # log(1 + 1/e) twice, and log(1 + e), in units of 2^-20.
+    assert table[4].tolist() == pytest.approx([2**20 * 0.6265233750, 2**20 * 1.3132616875], abs=2)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    classes=st.sampled_from([1, 2, 7, 19, 106]),
+    scale=st.sampled_from([0.1, 3.0, 50.0]),
+    ranks=st.lists(st.integers(0, 3), min_size=1, max_size=24),
+)
+@settings(deadline=None, database=None)
+def test_over_any_ranks_the_losses_sum_to_the_same_bits(
+    seed: int, classes: int, scale: float, ranks: list[int]
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(len(ranks), classes, generator=generator)
+    target = torch.randint(-1, classes, (len(ranks),), generator=generator)
+    whole = ClassCounts(classes)
+    whole.update(logits, target)
+
+    summed = torch.zeros(5, classes, dtype=torch.int64)
+    for rank in range(4):
+        mine = torch.tensor(ranks) == rank
+        part = ClassCounts(classes)
+        part.update(logits[mine], target[mine])
+        summed += part.to_dict()["table"]
+
+    assert torch.equal(summed, whole.to_dict()["table"])
+
+
 def test_accuracy_of_nothing_is_nan() -> None:
     counts = ClassCounts(3)
 

@@ -117,7 +117,7 @@ sys.meta_path.insert(0, Block())
 def test_the_block_blocks() -> None:
     code = "try:\n    import cdb_video.config\nexcept ImportError as error:\n    print(error)"
 
-    assert run(BLOCK + code) == ["yaml", "is", "blocked"]
+    assert run(BLOCK + code) == ["pydantic", "is", "blocked"]
 
 
 def test_losses_and_counts_need_torch_alone() -> None:

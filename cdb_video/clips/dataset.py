@@ -87,7 +87,7 @@ def open_record(record: VideoRecord, *, decoder: Decoder = "pyav") -> VideoDecod
 
 
 class TrainingClips(Dataset[Sample]):
-    """One random clip a video; a function of (seed, epoch, index) and of nothing else."""
+    """One random clip a video; a function of the seed and the key and of nothing else."""
 
     def __init__(
         self,
@@ -107,16 +107,16 @@ class TrainingClips(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index), with one view.
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        """The sample of (epoch, index), with one view; its n-th repeat is (epoch, index, n).
 
         Raises:
             DecodeError: naming the file.
 
         """
-        epoch, index = key
+        index = key[1]
         record = self.records[index]
-        generator = sample_generator(self.seed, epoch, index)
+        generator = sample_generator(self.seed, *key)
         with self.opener(record) as video:
             segment = self.sampler.segment(video, record)
             positions = self.sampler.random(len(segment), generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import ConfigError, DecodeError
 
 
-class TrainingOrder(Sampler[list[tuple[int, int]]]):
+class TrainingOrder(Sampler[list[tuple[int, ...]]]):
     """This rank's (epoch, index) keys, a list a step.
 
     The order of an epoch is a permutation drawn from (seed, epoch); step s takes the s-th
@@ -23,7 +24,8 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     number of ranks. The incomplete last batch is dropped, unless it is the only one.
 
     With `draw_classes`, an epoch is as many draws of a class, and of one of its clips, in place of
-    the permutation; these too follow from (seed, epoch) and the probabilities alone.
+    the permutation; these too follow from (seed, epoch) and the probabilities alone. The n-th
+    repeat of a record has the key (epoch, index, n), and so frames and a crop of its own.
     """
 
     def __init__(
@@ -85,13 +87,17 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.steps_per_epoch - self._first_step
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self._epoch
-        order = self._drawn(sample_generator(self.seed, epoch))
+    def _keys(self, epoch: int) -> Iterator[tuple[int, ...]]:
+        drawn: Counter[int] = Counter()
+        for index in self._drawn(sample_generator(self.seed, epoch)):
+            yield (epoch, index, drawn[index]) if drawn[index] else (epoch, index)
+            drawn[index] += 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        keys = list(self._keys(self._epoch))
         for step in range(self._first_step, self.steps_per_epoch):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            mine = batch[self.ranks.rank :: self.ranks.world_size]
-            yield [(epoch, index) for index in mine]
+            batch = keys[step * self.batch_size : (step + 1) * self.batch_size]
+            yield batch[self.ranks.rank :: self.ranks.world_size]
 
 
 class EvaluationOrder(Sampler[list[int]]):

@@ -137,8 +137,13 @@ class ClipMemory:
         kept = self._block[self._used : self._used + size].view(video.pixels.shape)
         kept.copy_(video.pixels)
         self._used += size
+        # Clones: what a worker sent keeps an open file for as long as it is held.
         return MemoryVideo(
-            video.path, times=video.times.clone(), fps=video.fps, kept=video.kept, pixels=kept
+            video.path,
+            times=video.times.clone(),
+            fps=video.fps,
+            kept=video.kept.clone(),
+            pixels=kept,
         )
 
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdb_video.counts import ClassCounts
-from cdb_video.losses.difficulty import ClassDifficulty, check_accuracy
-from cdb_video.losses.reweighting import (
+from cdb_video.losses.base import (
     Reduction,
     check_batch,
     check_label_smoothing,
     check_reduction,
 )
+from cdb_video.losses.difficulty import ClassDifficulty, check_accuracy
 
 DynamicTau = Literal["dynamic", "dynamic_release"]
 Tau = float | DynamicTau
@@ -201,8 +201,8 @@ class CDBLoss(nn.Module):
         """
         check_batch(logits, target, len(self.class_weights))
         if target.is_floating_point():
-            return self._reduce(self._soft(logits, target), len(target))
-        labelled = target != self.ignore_index
+            losses = self._soft(logits, target)
+            return losses / len(target) if self.reduction == "mean" else losses
         if self.base is None and not self.label_smoothing:
             losses = F.cross_entropy(
                 logits.float(),
@@ -212,10 +212,18 @@ class CDBLoss(nn.Module):
                 ignore_index=self.ignore_index,
             )
         else:
-            weights = self.class_weights[target.where(labelled, 0)]
-            losses = weights * self._per_sample(logits.float(), target, labelled)
-            losses = losses.where(labelled, 0.0)
-        return self._reduce(losses, labelled.sum())
+            losses = self._weighted(logits.float(), target)
+        if self.reduction == "mean":
+            return losses / (target != self.ignore_index).sum()
+        return losses
+
+    def _weighted(self, logits: Tensor, target: Tensor) -> Tensor:
+        """(N,) weighted losses, or their sum ()."""
+        labelled = target != self.ignore_index
+        weights = self.class_weights[target.where(labelled, 0)]
+        losses = weights * self._per_sample(logits, target, labelled)
+        losses = losses.where(labelled, 0.0)
+        return losses if self.reduction == "none" else losses.sum()
 
     def _per_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
         if self.base is None:
@@ -250,12 +258,6 @@ class CDBLoss(nn.Module):
     def _inner_reduction(self) -> Reduction:
         return "none" if self.reduction == "none" else "sum"
 
-    def _reduce(self, losses: Tensor, count: Tensor | int) -> Tensor:
-        if self.reduction == "none":
-            return losses
-        total = losses.sum()
-        return total if self.reduction == "sum" else total / count
-
     def extra_repr(self) -> str:
         """The options, for `repr`."""
         return f"tau={self.tau!r}, reduction={self.reduction!r}"
@@ -288,8 +290,13 @@ class CDBSampling(nn.Module):
         check_tau(tau)
         if not (class_counts > 0).any():
             raise ValueError(f"class_counts is zero for every one of {len(class_counts)} classes")
+        difficulty = difficulty or ClassDifficulty(len(class_counts))
+        if difficulty.num_classes != len(class_counts):
+            raise ValueError(
+                f"difficulty has {difficulty.num_classes} classes, expected {len(class_counts)}"
+            )
         self.tau = tau
-        self.class_difficulty = difficulty or ClassDifficulty(len(class_counts))
+        self.class_difficulty = difficulty
         self.register_buffer("class_counts", class_counts)
 
     def update(self, measured: Tensor | ClassCounts) -> None:

@@ -12,12 +12,12 @@ from cdb_video.losses.base import Reduction, ShelfLoss, check_class_counts, chec
 
 
 class LDAMLoss(ShelfLoss):
-    """Label-distribution-aware margin: cross entropy of scale * (z - m_y at y).
+    """Label-distribution-aware margin: cross entropy of scale * (cosine - m_y at y).
 
     The margin is m_c = max_margin * (n_min / n_c)^(1/4), so the rarest class has all of
-    `max_margin`; a class without training clips has it too. The logits have to be cosines: it
-    belongs with a head of normalised features and weights, without bias, which is the model's; at
-    test time the head's logits are used as they are. For LDAM-DRW see `DeferredReweighting`.
+    `max_margin`; a class without training clips has it too. The logits z have to be scale * cosine,
+    of a head of normalised features and weights without bias: `models.recognizer.CosineHead`, whose
+    scale is 30. At test time they are used as they are. For LDAM-DRW see `DeferredReweighting`.
 
     Source: Cao, Wei, Gaidon, Arechiga, Ma, "Learning Imbalanced Datasets with
     Label-Distribution-Aware Margin Loss", NeurIPS 2019, arXiv 1906.07413.
@@ -25,7 +25,7 @@ class LDAMLoss(ShelfLoss):
     Args, beside those of `ShelfLoss` (label smoothing is refused):
         class_counts: (K,) training clips of each class.
         max_margin: the largest margin, in cosines.
-        scale: what the cosines are multiplied by, so that softmax can become sharp.
+        scale: what the head multiplies its cosines by, so that softmax can become sharp.
 
     """
 
@@ -60,4 +60,5 @@ class LDAMLoss(ShelfLoss):
 
     def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         own = target[:, None] == torch.arange(self.num_classes, device=target.device)
-        return F.cross_entropy(self.scale * (logits - self.margins * own), target, reduction="none")
+        margins = self.scale * self.margins * own
+        return F.cross_entropy(logits - margins, target, reduction="none")

@@ -48,6 +48,11 @@ class MultiHeadLoss(nn.Module):
             if isinstance(loss, CDBLoss):
                 loss.update(measured)
 
+    @property
+    def follows_difficulty(self) -> bool:
+        """Whether some head's loss is CDB."""
+        return any(isinstance(loss, CDBLoss) for loss in self.losses.values())
+
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Tell the losses that want to know which epoch begins, counted from 0."""
         for loss in self.losses.values():

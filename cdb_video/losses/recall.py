@@ -16,8 +16,8 @@ class RecallLoss(ShelfLoss):
     Source: Tian, Mithun, Seymour, Chiu, Kira, "Striking the Right Balance: Recall Loss for Semantic
     Segmentation", ICRA 2022, arXiv 2106.14917. The ones are its released code's: a class starts at
     weight 1, and a learnt one ends at 1 / (1 + seen), which is inverse frequency. The weights are
-    not rescaled. A batch has 10^5 pixels but few clips, hence the average over batches, which is
-    ours; `ema=0` is the paper's loss.
+    not rescaled. Their batch has 10^5 pixels, ours few clips: hence counts that fade over batches,
+    which is our addition; `ema=0` is the paper's loss.
 
     Each training forward counts before it weighs; in eval mode nothing is counted. Each rank counts
     its own clips, as batch norm does; `observed` adds up over ranks.

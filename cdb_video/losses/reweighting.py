@@ -15,28 +15,9 @@ from cdb_video.losses.base import (
     FocalLoss,
     Reduction,
     ShelfLoss,
-    check_batch,
     check_class_counts,
-    check_label_smoothing,
     check_number,
-    check_reduction,
 )
-
-# What `cdb` imports from here, too.
-__all__ = [
-    "ClassBalancedLoss",
-    "CrossEntropyLoss",
-    "DeferredReweighting",
-    "Reduction",
-    "ReweightedLoss",
-    "WeightedLoss",
-    "check_batch",
-    "check_label_smoothing",
-    "check_reduction",
-    "effective_number_weights",
-    "inverse_frequency_weights",
-    "square_root_weights",
-]
 
 Scheme = Literal["inverse", "sqrt", "effective"]
 WeightedBase = Literal["softmax", "focal"]

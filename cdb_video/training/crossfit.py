@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cdb_video.counts import ClassCounts
+from cdb_video.errors import DataError, RunError
 
 # Arrays of scikit-learn, which has no types.
 Array = np.ndarray[Any, Any]
@@ -50,7 +51,8 @@ def crossfit_counts(
         max_clips_per_class: take this many of a class at most; the prior stays that of all clips.
 
     Raises:
-        ValueError: less than two folds are possible, or features that are not finite.
+        DataError: less than two folds are possible; a ValueError, as all user errors are.
+        RunError: features that are not finite.
 
     """
     # It has no types.
@@ -59,7 +61,7 @@ def crossfit_counts(
     taken = _take(target, max_clips_per_class, seed=seed)
     inputs, labels = features[taken].float().cpu().numpy(), target[taken].cpu().numpy()
     if not np.isfinite(inputs).all():
-        raise ValueError("crossfit: features that are not finite")
+        raise RunError("loss.difficulty.source=crossfit: the model's features are not finite")
     recordings = np.array(groups)[taken.numpy()] if groups is not None else np.arange(len(labels))
     scores = torch.full((len(labels), num_classes), -torch.inf, dtype=torch.float64)
     # Threads would sum in another order, and compete with the loader's workers.
@@ -98,9 +100,10 @@ def _split(
     most = int(np.bincount(labels).max(initial=0))
     possible = min(folds, num_groups, most)
     if possible < 2:
-        raise ValueError(
-            f"crossfit: {len(labels)} labelled clips of {num_groups} recordings, at most {most} of "
-            f"a class, in {folds} folds; needs 2 recordings, a class with 2 clips, and 2 folds"
+        raise DataError(
+            f"loss.difficulty.source=crossfit: {len(labels)} labelled clips of {num_groups} "
+            f"recordings, at most {most} of a class, in {folds} folds; needs 2 recordings, a class "
+            "with 2 clips, and 2 folds"
         )
     splitter = StratifiedGroupKFold(possible, shuffle=True, random_state=seed)
     yield from splitter.split(np.zeros(len(labels)), labels, recordings)

@@ -46,6 +46,8 @@ class TrainerOptions:
     eval_every: int = 1
     log_every: int = 10
     difficulty_source: Literal["val", "train", "crossfit"] = "val"
+    crossfit_from: int = 1
+    crossfit_every: int = 1
     select_by: str | None = None
     seed: int = 0
     quiet: bool = False
@@ -112,6 +114,7 @@ class Trainer:
         self.network = distributed.wrap(model, self.device)
         self.epoch = 0
         self.step = 0
+        self.coverage_is_said = False
         self.best: dict[str, Any] | None = None
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
@@ -131,6 +134,7 @@ class Trainer:
                 report = self.evaluate()
                 measured = self.difficulty_counts(report)
                 self.criterion.update(measured)
+                self.say_coverage(measured)
                 if self.sampling and self.sampling.head in measured:
                     self.sampling.update(measured[self.sampling.head])
                 self.log_epoch(report)
@@ -227,8 +231,25 @@ class Trainer:
         if self.options.difficulty_source == "train":
             return self.train_counts
         if self.crossfit is not None:
-            return self.crossfit(self.model)
+            since = self.epoch - self.options.crossfit_from
+            is_due = since >= 0 and since % self.options.crossfit_every == 0
+            return self.crossfit(self.model) if is_due else {}
         return report.counts if report else {}
+
+    def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
+        """Once, name the classes that difficulty cannot be measured for: their weight stays 1."""
+        if self.quiet or self.coverage_is_said or not self.criterion.follows_difficulty:
+            return
+        for head, counts in measured.items():
+            names = self.classes[head].names
+            never = [names[i] for i in (counts.total == 0).nonzero().flatten().tolist()]
+            if never:
+                shown = ", ".join(never[:5]) + (f" and {len(never) - 5} more" * (len(never) > 5))
+                source = self.options.difficulty_source
+                print(
+                    f"{len(never)} of {len(names)} {head} classes never seen in {source}: {shown}"
+                )
+            self.coverage_is_said = True
 
     def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
         """Read the mean losses since the last reading: the loop waits for the device here only."""

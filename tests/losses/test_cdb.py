@@ -264,13 +264,15 @@ def test_counts_and_their_accuracies_give_the_same_weights() -> None:
 
 
 def test_a_loaded_state_continues_with_the_same_weights() -> None:
-    options: dict[str, Any] = {"ema": 0.9, "floor": 0.05, "tau": "dynamic"}
-    first = CDBLoss(4, **options)
+    def made() -> CDBLoss:
+        return CDBLoss(4, difficulty=ClassDifficulty(4, ema=0.9, floor=0.05))
+
+    first = made()
     first.update(double(0.9, 0.6, NAN, 0.1))
     first.update(double(0.5, 0.7, NAN, NAN))
     logits, target = batch(20, 4)
     first.observe(logits, target)
-    resumed = CDBLoss(4, **options)
+    resumed = made()
 
     resumed.load_state_dict(first.state_dict())
 

@@ -7,34 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cdb_video.counts import ClassCounts
 from cdb_video.losses import ClassDifficulty
+from cdb_video.losses.difficulty import Statistic
 from tests.host_sync import NoHostSync
-
-NAN = math.nan
-
-
-def double(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12, equal_nan=True)
-
-
-def counted(correct: list[int], total: list[int]) -> ClassCounts:
-    """Counts of these figures; what is not right is predicted as the next class."""
-    classes = len(total)
-    counts = ClassCounts(classes)
-    for c, (right, of) in enumerate(zip(correct, total, strict=True)):
-        predicted = torch.tensor(
-            [c] * right + [(c + 1) % classes] * (of - right), dtype=torch.int64
-        )
-        scores = torch.nn.functional.one_hot(predicted, classes)
-        counts.update(scores, torch.full((of,), c))
-    return counts
+from tests.losses.measured import NAN, close, counted, double
 
 
 def test_nothing_is_measured_at_first() -> None:
@@ -96,10 +74,13 @@ def test_floor_is_the_least_difficulty() -> None:
     close(difficulty.difficulty, double(0.125, 0.5, NAN))
 
 
+@pytest.mark.parametrize("statistic", ["recall", "f1", "loss"])
 @pytest.mark.parametrize("prior_strength", [0.0, 5.0])
-def test_observing_batches_equals_one_update_with_all_their_counts(prior_strength: float) -> None:
-    observed = ClassDifficulty(4, ema=0.3, prior_strength=prior_strength)
-    updated = ClassDifficulty(4, ema=0.3, prior_strength=prior_strength)
+def test_observing_batches_equals_one_update_with_all_their_counts(
+    prior_strength: float, statistic: Statistic
+) -> None:
+    observed = ClassDifficulty(4, ema=0.3, prior_strength=prior_strength, statistic=statistic)
+    updated = ClassDifficulty(4, ema=0.3, prior_strength=prior_strength, statistic=statistic)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         counts = ClassCounts(4)
@@ -173,6 +154,12 @@ def test_observing_and_stepping_never_wait_for_the_device() -> None:
     ("call", "message"),
     [
         (lambda: ClassDifficulty(0), "num_classes must be at least 1, got 0"),
+        (
+            lambda: ClassDifficulty(2, statistic="precision"),  # type: ignore[arg-type]
+            "statistic must be one of recall, f1, loss, got 'precision'",
+        ),
+        (lambda: ClassDifficulty(2, warmup_epochs=-1), "warmup_epochs must be .*got -1"),
+        (lambda: ClassDifficulty(2, update_every=0), "update_every must be .*got 0"),
         (lambda: ClassDifficulty(2, ema=1.0), r"ema must be in \[0, 1\), got 1.0"),
         (lambda: ClassDifficulty(2, ema=NAN), r"ema must be in \[0, 1\), got nan"),
         (lambda: ClassDifficulty(2, floor=-0.1), r"floor must be in \[0, 1\), got -0.1"),

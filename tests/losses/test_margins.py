@@ -26,18 +26,18 @@ def test_the_loss_of_two_samples_by_hand() -> None:
     )
     cosines = torch.tensor([[0.5, -0.5], [0.5, -0.5]])
 
-    loss = criterion(cosines, torch.tensor([0, 1]))
+    loss = criterion(2 * cosines, torch.tensor([0, 1]))
 
     # 2 * (0.5 - 0.25, -0.5) = (0.5, -1) and 2 * (0.5, -0.5 - 0.5) = (1, -2).
     close(loss, double(math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(3))))
 
 
-def test_without_a_margin_it_is_cross_entropy_of_the_scaled_cosines() -> None:
+def test_without_a_margin_it_is_cross_entropy() -> None:
     logits, target = batch()
 
     loss = LDAMLoss(K, class_counts=COUNTS, max_margin=0, scale=7, reduction="none")(logits, target)
 
-    assert torch.equal(loss, F.cross_entropy(7 * logits, target, reduction="none"))
+    assert torch.equal(loss, F.cross_entropy(logits, target, reduction="none"))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmarks.timing import cost_ratio, interleave
+from tools.benchmarks.timing import Clock, cost_ratio, interleave
 
 BENCHMARK = Path(__file__).parent.parent.parent / "tools" / "benchmark.py"
 
@@ -20,8 +20,9 @@ class Machine:
         self.now = 0.0
         self.calls: list[str] = []
 
-    def clock(self) -> float:
-        return self.now
+    @property
+    def clock(self) -> Clock:
+        return Clock("made up", lambda: self.now)
 
     def run(self, name: str, seconds: float) -> None:
         self.calls.append(name)
@@ -72,7 +73,7 @@ def test_loss_times_steps_and_losses_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["benchmark"] == "loss"
-    assert report["precision"] == "fp32"
+    assert (report["clock"], report["precision"]) == ("CPU time", "fp32")
     assert {"python", "torch"} <= set(report["versions"])
     assert set(report["ratios"]) == {"cdb/cross_entropy", "cdb_alone/cross_entropy_alone"}
     for name, ratio in report["ratios"].items():

@@ -56,6 +56,7 @@ def measure(*, device: str, repeats: int) -> dict[str, Any]:
         seconds,
         ratios=[("cdb", "cross_entropy"), ("cdb_alone", "cross_entropy_alone")],
         device=trainer.device,
+        clock=clock,
         precision=trainer.options.precision,
     )
 

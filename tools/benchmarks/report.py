@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import cost_ratio
+from benchmarks.timing import Clock, cost_ratio
 
 LIBRARIES = ("torch", "torchvision", "pytorchvideo")
 
@@ -23,6 +23,7 @@ def make_report(
     *,
     ratios: Iterable[tuple[str, str]],
     device: torch.device,
+    clock: Clock,
     **settings: object,
 ) -> dict[str, Any]:
     """What `--json` writes.
@@ -32,6 +33,7 @@ def make_report(
         seconds: arm -> seconds of each round.
         ratios: pairs of arms, of each of which the cost of the first over the second is wanted.
         device: what the arms ran on.
+        clock: what they were timed by.
         settings: what else a reader must know to repeat it.
 
     """
@@ -39,6 +41,7 @@ def make_report(
     return {
         "benchmark": benchmark,
         "device": device_name(device),
+        "clock": clock.kind,
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
@@ -65,8 +68,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     """A line on the machine, the arms, the ratios with their intervals."""
     console = Console()
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    console.print(f"{report['device']}, {report['threads']} threads, {versions}")
-    arms = Table("arm", "median ms", "rounds")
+    console.print(f"{report['device']}, threads: {report['threads']}, {versions}")
+    arms = Table("arm", f"median {report['clock']}, ms", "rounds")
     for name, figures in report["arms"].items():
         arms.add_row(name, f"{figures['median_ms']:.3f}", str(figures["rounds"]))
     console.print(arms)

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-Clock = Callable[[], float]
-"""Seconds from an arbitrary start."""
-
 NUM_DRAWS = 2000
 """Of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What is called the time of an arm."""
+
+    kind: str
+    """Such as "CPU time", for the report."""
+    read: Callable[[], float]
+    """Seconds from an arbitrary start."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,13 @@ def device_clock(device: torch.device) -> Clock:
     done all that it was given.
     """
     if device.type != "cuda":
-        return time.process_time
+        return Clock("CPU time", time.process_time)
 
     def read() -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    return read
+    return Clock("wall time", read)
 
 
 def interleave(
@@ -65,9 +72,9 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for i in range(warm_up + repeats):
         for name in names[::-1] if i % 2 else names:
-            start = clock()
+            start = clock.read()
             arms[name]()
-            elapsed = clock() - start
+            elapsed = clock.read() - start
             if i >= warm_up:
                 seconds[name].append(elapsed)
     return seconds

@@ -1,0 +1,230 @@
+"""tools/posthoc.py and `tools/evaluate.py --features`, as a user types them, in this process."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cdb_video.build import build_model, build_trainer
+from cdb_video.build_data import read_role
+from cdb_video.config_file import dump_config, load_config
+from cdb_video.distributed import Ranks
+from cdb_video.evaluation import posthoc
+from cdb_video.evaluation.features import load_features
+from cdb_video.evaluation.predictions import load_predictions
+from cdb_video.experiments import LoadedRun, find_checkpoint, load_run, open_run, score
+from cdb_video.training.checkpoint import save_checkpoint
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent.parent
+Tool = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another are slow where tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has learned little."""
+    config = tiny_config(tiny_data, tmp_path_factory.mktemp("runs"))
+    run, named = open_run(config, config_name="tiny", resume=False)
+    build_trainer(named, ranks=Ranks(), run=run).fit()
+    run.close()
+    return run.path
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
+    """`tool(status, name, *arguments) -> str`: what it printed before it exited so."""
+
+    def run(status: int | None, name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *(str(argument) for argument in arguments)])
+        monkeypatch.setattr(posthoc, "NUM_STEPS", 30)
+        # Else the tool would set this process's number of threads.
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as exit_info:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        captured = capsys.readouterr()
+        assert exit_info.value.code == status, captured.err
+        return captured.err if status else captured.out
+
+    return run
+
+
+def read_report(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"report_{name}.json").read_text())
+    return found
+
+
+def test_logit_adjustment_is_the_figure_that_every_report_has(trained: Path, tool: Tool) -> None:
+    printed = tool(None, "posthoc.py", trained, "logit-adjust")
+
+    run = load_run(trained)
+    split = read_role(run.config, "test", vocabularies=run.vocabularies)
+    before = score(run, split).predictions
+    tool(None, "evaluate.py", trained)
+    report = read_report(trained, "test_logit-adjust")
+    for head, figures in report["heads"].items():
+        expected = read_report(trained, "test")["heads"][head]["mean_class_accuracy_logit_adjusted"]
+        assert figures["mean_class_accuracy"] == expected
+    assert report["posthoc"] == {"method": "logit-adjust", "tau": 1.0}
+    after, classes = load_predictions(trained / "predictions_test_logit-adjust.npz")
+    assert after.ids == before.ids
+    prior = classes["noun"].train_counts / classes["noun"].train_counts.sum()
+    by_hand = before.heads["noun"].scores / prior
+    by_hand = by_hand / by_hand.sum(1, keepdim=True)
+    torch.testing.assert_close(after.heads["noun"].scores, by_hand, rtol=0, atol=1e-6)
+    assert "worst fifth" in printed
+    assert not list(trained.glob("posthoc-logit-adjust*"))
+
+
+@pytest.mark.parametrize("method", ["crt", "lws", "tau-norm"])
+def test_a_corrected_run_gives_the_figures_of_its_report(
+    trained: Path, tiny_data: Path, tool: Tool, method: str
+) -> None:
+    printed = tool(None, "posthoc.py", trained, method, "views.num_clips=2")
+    folder = trained / f"posthoc-{method}"
+    assert f"corrected run: {folder}" in printed
+
+    tool(None, "evaluate.py", folder, "views.num_clips=2")
+
+    report = read_report(trained, f"test_{method}")
+    assert read_report(folder, "test") == {k: v for k, v in report.items() if k != "posthoc"}
+    assert report["run"] == f"tiny-{method}"
+    before, after = load_run(trained), load_run(folder)
+    assert_only_heads_differ(before, after)
+    assert after.config.views.num_clips == 1  # given for one call, and not the run's
+    predicted = after.predict(tiny_data / "test_0.mp4")
+    assert set(predicted) == {"verb", "noun"}
+
+
+def assert_only_heads_differ(before: LoadedRun, after: LoadedRun) -> None:
+    others = after.model.state_dict()
+    changed = {k for k, value in before.model.state_dict().items() if not value.equal(others[k])}
+    # Of tau-norm the biases at least: tau may be 0.
+    assert {key.split(".")[0] for key in changed} == {"heads"}
+
+
+def test_tau_comes_from_the_validation_split_or_from_the_user(trained: Path, tool: Tool) -> None:
+    printed = tool(None, "posthoc.py", trained, "tau-norm", "--split", "val")
+    chosen = read_report(trained, "val_tau-norm")
+    tool(None, "posthoc.py", trained, "tau-norm", "--tau", "0.5", "--split", "val")
+    given = read_report(trained, "val_tau-norm")
+
+    assert chosen["posthoc"]["chosen_on"] == "val"
+    assert "tau" in chosen["split_fed"]
+    taus = chosen["posthoc"]["tau"]
+    assert set(taus) == {"verb", "noun"}
+    assert f"tau: {taus}" in printed
+    assert given["posthoc"] == {"method": "tau-norm", "tau": {"verb": 0.5, "noun": 0.5}}
+    assert "tau" not in given["split_fed"]
+    for head, figures in chosen["heads"].items():
+        # One view a video: what tau was chosen by is what is reported.
+        assert figures["mean_class_accuracy"] >= given["heads"][head]["mean_class_accuracy"]
+
+
+def test_tau_is_never_chosen_without_a_validation_split(trained: Path, tool: Tool) -> None:
+    without = ["data.val_split=null", "loss.difficulty.source=train"]
+
+    error = tool(2, "posthoc.py", trained, "tau-norm", *without)
+
+    assert "data.val_split is null: tau is chosen on the validation split" in error
+    assert error.count("\n") == 1
+    tool(None, "posthoc.py", trained, "tau-norm", "--tau", "1", *without)
+
+
+def test_features_are_kept_for_the_weights_and_clips_that_they_are_of(
+    trained: Path, tool: Tool
+) -> None:
+    path = trained / "posthoc_features_train.npz"
+    best = find_checkpoint(trained)
+    [other] = [p for p in (trained / "checkpoints").glob("step-*") if p != best]
+
+    def written(*arguments: object) -> int:
+        tool(None, "posthoc.py", *arguments)
+        return path.stat().st_mtime_ns
+
+    first = written(best, "lws")
+    assert written(trained, "crt", "--split", "val") == first
+    of_best = load_features(path)[0].features
+    second = written(other, "lws")
+    assert second != first
+    assert not torch.equal(load_features(path)[0].features, of_best)
+    third = written(other, "lws", "clip.stride=2")
+    assert third != second
+    assert written(other, "lws", "clip.stride=2") == third
+
+
+def test_a_cosine_head_is_refused_in_one_line(trained: Path, tmp_path: Path, tool: Tool) -> None:
+    source = find_checkpoint(trained)
+    config = load_config(source / "config.yaml", ["model.head_type=cosine"])
+    model = build_model(
+        config.model, num_classes={"verb": 2, "noun": 3}, num_frames=4, crop_size=16
+    )
+    texts = {
+        "config.yaml": dump_config(config),
+        "model.json": (source / "model.json").read_text(),
+    }
+    save_checkpoint(tmp_path / "checkpoints", 1, model=model.state_dict(), training={}, texts=texts)
+
+    for method in ("tau-norm", "crt", "lws"):
+        error = tool(2, "posthoc.py", tmp_path, method)
+        assert error.startswith("error: model.head_type: head 'verb' is a CosineHead")
+        assert error.count("\n") == 1
+    tool(None, "posthoc.py", tmp_path, "logit-adjust")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["logit-adjust", "--tau", "-1"], "must be a number of at least 0, got -1"),
+        (["tau-norm", "--tau", "nan"], "must be a number of at least 0, got nan"),
+        (["crt", "--tau", "1"], "--tau: crt has none"),
+        (["ncm"], "invalid choice: 'ncm'"),
+        (["crt", "clip.strides=2"], "clip.strides: no such key"),
+        (["crt", "data.root=nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_told(trained: Path, tool: Tool, arguments: list[str], message: str) -> None:
+    assert message in tool(2, "posthoc.py", trained, *arguments)
+
+
+def test_evaluation_writes_features_beside_its_scores(
+    trained: Path, tmp_path: Path, tool: Tool
+) -> None:
+    out = tmp_path / "train.npz"
+
+    tool(None, "evaluate.py", trained, "--split", "train", "--features", out)
+
+    features, classes = load_features(out)
+    assert features.features.shape == (12, 128)
+    scored, _ = load_predictions(trained / "predictions_train.npz")
+    assert features.ids == scored.ids
+    run = load_run(trained)
+    assert classes["noun"].names == run.classes["noun"].names
+    for head, part in scored.heads.items():
+        with torch.no_grad():
+            scores = run.model.heads[head](features.features).softmax(1)
+        torch.testing.assert_close(scores, part.scores, rtol=0, atol=1e-6)
+        assert torch.equal(features.labels[head], part.labels)
+
+
+def test_one_features_file_is_for_one_run(trained: Path, tmp_path: Path, tool: Tool) -> None:
+    out = tmp_path / "out.npz"
+
+    assert "one file is for one RUN" in tool(2, "evaluate.py", trained, trained, "--features", out)
+    assert "no such folder" in tool(
+        2, "evaluate.py", trained, "--features", tmp_path / "missing" / "out.npz"
+    )
