@@ -325,9 +325,12 @@ def split_fed(config: Config, role: str) -> list[str]:
 def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
     if run is None:
         return SilentLog()
-    from_epoch = training["progress"]["epoch"] if training else NOTHING_DONE
+    done = training["progress"] if training else {"epoch": NOTHING_DONE, "step": 0}
     return FileLog(
-        run.path, from_epoch=from_epoch, tensorboard="tensorboard" in config.run.trackers
+        run.path,
+        from_epoch=done["epoch"],
+        from_step=done["step"],
+        tensorboard="tensorboard" in config.run.trackers,
     )
 
 

@@ -20,10 +20,11 @@ from cdb_video.losses import (
     DeferredReweighting,
     MultiHeadLoss,
 )
+from cdb_video.models.recognizer import COSINE_SCALE
 from cdb_video.training.class_sampling import ClassSampling
 
-COMMON_OPTIONS = {"num_classes", "class_counts", "reduction", "ignore_index"}
-"""Of every loss, and known from the data."""
+COMMON_OPTIONS = {"num_classes", "class_counts", "reduction", "ignore_index", "scale"}
+"""Known from the data and the model."""
 OTHER_KEYS = {"label_smoothing": "loss.label_smoothing", "defer": "loss.defer"}
 
 
@@ -121,6 +122,8 @@ def _build_base(
         "label_smoothing": config.label_smoothing,
         **_own_options(config.options, name, takes),
     }
+    if "scale" in takes:
+        options["scale"] = COSINE_SCALE
     defers_itself = "defer" in takes
     if config.defer is not None and defers_itself:
         options["defer"] = config.defer

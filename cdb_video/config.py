@@ -232,7 +232,7 @@ class DifficultyConfig(Section):
     floor: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Least difficulty; above 0 it keeps solved classes in training."""
     warmup_epochs: NonNegativeInt = 0
-    """Epochs at the start whose measurements are left out: all weights stay 1."""
+    """Epochs at the start in which all weights stay 1; the first one always is such an epoch."""
     update_every: PositiveInt = 1
     """Epochs from one measurement to the next; with source val, of those that validate."""
     max_clips_per_class: PositiveInt | None = None
@@ -348,6 +348,12 @@ class Config(Section):
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "
                 "loss.difficulty.source=train"
+            )
+        unseen = data.sampler == "cdb" and loss.difficulty.source == "train"
+        if unseen and loss.difficulty.floor == 0:
+            raise ValueError(
+                "loss.difficulty.floor=0: a solved class would never be drawn again, and so never "
+                "measured; data.sampler=cdb with loss.difficulty.source=train needs a floor above 0"
             )
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")

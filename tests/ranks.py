@@ -13,6 +13,7 @@ import torch
 from cdb_video import distributed
 from cdb_video.build import build_trainer
 from cdb_video.build_data import build_evaluation_loader, choose_device, read_data
+from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks, process_group
 from cdb_video.evaluation.evaluate import evaluate
@@ -34,6 +35,9 @@ def main() -> None:
         before = evaluate(trainer.model, loader, device="cpu")
         trainer.fit()
         after = evaluate(trainer.model, loader, device="cpu")
+        drawing = build_trainer(with_cdb_sampler(config), data=data, ranks=ranks, quiet=True)
+        drawing.fit()
+        assert drawing.sampling is not None
         state = {
             "indices": list(loader.order.indices),
             "counts_before": {head: c.to_dict()["table"] for head, c in before.counts.items()},
@@ -41,10 +45,22 @@ def main() -> None:
             "train_counts": {h: c.to_dict()["table"] for h, c in trainer.train_counts.items()},
             "criterion": trainer.criterion.state_dict(),
             "model": trainer.model.state_dict(),
+            "drawing": {
+                "criterion": drawing.criterion.state_dict(),
+                "model": drawing.model.state_dict(),
+                "sampling": drawing.sampling.state_dict(),
+                "probabilities": drawing.sampling.probabilities(2, 3),
+                "train_counts": drawing.train_counts["noun"].to_dict()["table"],
+            },
         }
         torch.save(state, out / f"rank{ranks.rank}.pt")
     if run:
         run.close()
+
+
+def with_cdb_sampler(config: Config) -> Config:
+    data = config.data.model_copy(update={"sampler": "cdb", "sampler_head": "noun"})
+    return config.model_copy(update={"data": data})
 
 
 if __name__ == "__main__":

@@ -57,6 +57,20 @@ def test_every_rank_has_the_same_counts_difficulty_weights_and_model(
             assert_equal(first[part], other[part], part)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_with_the_cdb_sampler_every_rank_draws_and_weighs_the_same(
+    jobs: dict[int, list[State]], ranks: int
+) -> None:
+    first, *others = (state["drawing"] for state in jobs[ranks])
+
+    assert float(first["probabilities"].sum()) == pytest.approx(1)
+    assert bool((first["sampling"]["cdb.class_difficulty.mass"] == 1).all())
+    # Twelve draws an epoch over all ranks, whatever their classes. Row 3 is the total of each.
+    assert int(first["train_counts"][3].sum()) == 12
+    for other in others:
+        assert_equal(first, other)
+
+
 def test_seven_videos_are_counted_once_on_any_number_of_ranks(
     jobs: dict[int, list[State]],
 ) -> None:

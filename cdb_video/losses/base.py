@@ -32,8 +32,12 @@ def check_label_smoothing(label_smoothing: float) -> None:
     check_number("label_smoothing", label_smoothing, to=1)
 
 
-def check_batch(logits: Tensor, target: Tensor, num_classes: int) -> None:
-    """Refuse shapes other than logits (N, K) with labels (N,) or probabilities (N, K)."""
+def check_batch(logits: Tensor, target: Tensor, num_classes: int, *, ignore_index: int) -> None:
+    """Refuse shapes other than logits (N, K) with labels (N,) or probabilities (N, K).
+
+    On a CPU also labels outside [0, K) that are not `ignore_index`. On a GPU reading them would be
+    a wait; PyTorch's own assertion finds them there.
+    """
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         raise ValueError(f"logits must be (N, {num_classes}), got {tuple(logits.shape)}")
     expected = logits.shape if target.is_floating_point() else logits.shape[:1]
@@ -41,6 +45,13 @@ def check_batch(logits: Tensor, target: Tensor, num_classes: int) -> None:
         raise ValueError(
             f"target of type {target.dtype} must be {tuple(expected)}, got {tuple(target.shape)}"
         )
+    if target.is_floating_point() or target.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    for i, label in enumerate(target.tolist()):
+        if not 0 <= label < num_classes and label != ignore_index:
+            raise ValueError(
+                f"target[{i}] must be in [0, {num_classes}) or {ignore_index}, got {label}"
+            )
 
 
 def check_class_counts(class_counts: Tensor | None, num_classes: int | None = None) -> Tensor:
@@ -122,7 +133,7 @@ class ShelfLoss(nn.Module):
                 them.
 
         """
-        check_batch(logits, target, self.num_classes)
+        check_batch(logits, target, self.num_classes, ignore_index=self.ignore_index)
         logits = widened(logits)
         if target.is_floating_point():
             return self._reduce(self._per_soft_sample(logits, target.to(logits.dtype)), len(target))
@@ -185,7 +196,7 @@ class CrossEntropyLoss(ShelfLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """See `ShelfLoss`; takes probabilities."""
-        check_batch(logits, target, self.num_classes)
+        check_batch(logits, target, self.num_classes, ignore_index=self.ignore_index)
         logits = widened(logits)
         # PyTorch's own reduction: a sum over its samples' losses differs in the last bits.
         cross_entropy = partial(

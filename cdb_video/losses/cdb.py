@@ -199,7 +199,7 @@ class CDBLoss(nn.Module):
                 can take: sum_k w_k t_k (-log p_k), the mean of the labels' losses.
 
         """
-        check_batch(logits, target, len(self.class_weights))
+        check_batch(logits, target, len(self.class_weights), ignore_index=self.ignore_index)
         if target.is_floating_point():
             losses = self._soft(logits, target)
             return losses / len(target) if self.reduction == "mean" else losses

@@ -62,12 +62,18 @@ class FileLog:
         folder: the run's.
         from_epoch: epochs done, or NOTHING_DONE before the first checkpoint; what an interrupted
             run wrote after them is taken back, so that no line stands twice.
+        from_step: steps done; TensorBoard hides what an interrupted run wrote after them.
         tensorboard: also write event files.
 
     """
 
     def __init__(
-        self, folder: Path, *, from_epoch: int = NOTHING_DONE, tensorboard: bool = True
+        self,
+        folder: Path,
+        *,
+        from_epoch: int = NOTHING_DONE,
+        from_step: int = 0,
+        tensorboard: bool = True,
     ) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self.difficulty_path = folder / "difficulty.csv"
@@ -77,7 +83,7 @@ class FileLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
         """Append a line to metrics.jsonl; numbers go to TensorBoard too."""

@@ -127,6 +127,7 @@ class Trainer:
         """Train from where the state stands to the last epoch."""
         with closing(self.log):
             if self.epoch == 0:
+                self.criterion.start_epoch(0, self.options.epochs)
                 self.log_difficulty()
             while self.epoch < self.options.epochs:
                 self.train_one_epoch()
@@ -138,6 +139,8 @@ class Trainer:
                 if self.sampling and self.sampling.head in measured:
                     self.sampling.update(measured[self.sampling.head])
                 self.log_epoch(report)
+                # Deferred weights are those of the next epoch, as the file has it.
+                self.criterion.start_epoch(self.epoch, self.options.epochs)
                 self.log_difficulty(measured)
                 self.save(report)
 

@@ -41,6 +41,16 @@ def test_the_shelf_has_these_losses() -> None:
     assert tuple(LOSSES) == (*bases, "cdb")
 
 
+@every_form
+@pytest.mark.parametrize("label", [-1, K])
+def test_a_label_that_is_no_class_is_refused_by_place_and_value(name: str, label: int) -> None:
+    logits, target = batch()
+    target[2] = label
+
+    with pytest.raises(ValueError, match=rf"target\[2\] must be in \[0, {K}\) or -7, got {label}"):
+        made(name, ignore_index=-7)(logits, target)
+
+
 # --- reduction and ignored targets -----------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Difficulty by crossfit, in a real run: no validation split is needed, and epochs can be left out."""
+"""Difficulty by crossfit in a real run: without a validation split, and with epochs left out."""
 
 from __future__ import annotations
 
