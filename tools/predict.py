@@ -2,9 +2,10 @@
 
     python tools/predict.py runs/demo-1 video.mp4
     python tools/predict.py runs/demo-1 videos/ --top 3 --json out.json --csv out.csv
+    python tools/predict.py runs/demo-1 frames/ --fps 24
 
 RUN is a run's folder or one checkpoint in it; class names come from the checkpoint. A VIDEO is a
-file, or a folder whose videos are all taken.
+file, or a folder whose videos are all taken; with --fps it is a folder of frames.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def main() -> None:
     overrides = [f"train.device={arguments.device}"] if arguments.device else []
     run = experiments.load_run(arguments.run, overrides=overrides)
     run.model.to(choose_device(run.config, ONE_PROCESS))
-    videos = find_videos(arguments.videos)
+    videos = find_videos(arguments.videos) if arguments.fps is None else arguments.videos
     predicted: Predicted = {}
     with Progress("predicting", total=len(videos), unit="videos") as progress:
         for video in videos:
-            predicted[str(video)] = run.predict(video, top=arguments.top)
+            predicted[str(video)] = run.predict(video, top=arguments.top, fps=arguments.fps)
             progress.advance()
     print_table(predicted)
     if arguments.json:
@@ -57,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     parser.add_argument("--top", type=positive, default=5, help="classes a head; default 5")
+    parser.add_argument("--fps", type=float, help="of folders of frames")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])

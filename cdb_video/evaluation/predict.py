@@ -29,6 +29,7 @@ def predict(
     crops: EvaluationCrops,
     num_clips: int = 1,
     opener: RecordOpener = open_record,
+    fps: float | None = None,
     precision: Precision = "fp32",
     micro_batch_size: int = 32,
     top: int = 5,
@@ -37,12 +38,13 @@ def predict(
 
     Args:
         model: on its device.
-        path: a video file, taken from its start to its end.
+        path: a video file, or with `fps` a folder of frames, taken from its start to its end.
         class_names: head -> names.
         sampler: which frames make a clip.
         crops: the windows of a frame.
         num_clips: clips that are averaged.
         opener: opens the video.
+        fps: frames a second of a folder of frames; None: a file.
         precision: of the forward pass.
         micro_batch_size: clips a forward, at most.
         top: how many classes.
@@ -53,7 +55,7 @@ def predict(
     """
     path = Path(path)
     record = VideoRecord(
-        id=str(path), path=path, video_id=path.stem, recording=path.stem, labels={}
+        id=str(path), path=path, video_id=path.stem, recording=path.stem, labels={}, fps=fps
     )
     views = EvaluationViews(
         [record], sampler=sampler, crops=crops, num_clips=num_clips, opener=opener

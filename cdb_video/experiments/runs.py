@@ -77,8 +77,13 @@ class LoadedRun:
         result: Tensor = to_input(clips.to(device))
         return result
 
-    def predict(self, path: str | Path, *, top: int = 5) -> dict[str, Ranking]:
-        """The top classes of each head for a video file, as evaluation scores it."""
+    def predict(
+        self, path: str | Path, *, top: int = 5, fps: float | None = None
+    ) -> dict[str, Ranking]:
+        """The top classes of each head for a video file, as evaluation scores it.
+
+        With `fps`, frames a second, `path` is a folder of frames.
+        """
         return predict(
             self.model,
             path,
@@ -87,6 +92,7 @@ class LoadedRun:
             crops=evaluation_crops(self.config),
             num_clips=self.config.views.num_clips,
             opener=record_opener(self.config),
+            fps=fps,
             precision=choose_precision(
                 self.config.train.precision, next(self.model.parameters()).device
             ),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from cdb_video.build import build_trainer
 from cdb_video.build_data import read_data, read_role
@@ -38,6 +39,17 @@ def test_a_finished_run_is_one_line(run_folder: Path, tiny_data: Path) -> None:
     for head, ranking in predicted.items():
         expected = dict(zip(run.class_names[head], scores[head].tolist(), strict=True))
         assert dict(ranking) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_folder_of_frames_is_predicted_as_its_video(
+    run_folder: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    run = load_run(run_folder)
+    with open_video(tiny_data / "test_0.mp4") as video:
+        for i, frame in enumerate(video.frames(torch.arange(video.num_frames))):
+            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:06d}.png")
+
+    assert run.predict(tmp_path, fps=24) == run.predict(tiny_data / "test_0.mp4")
 
 
 def test_a_run_means_its_best_checkpoint(run_folder: Path) -> None:
