@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
 from cdb_video.precision import Precision, choose_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
-from cdb_video.training.crossfit import crossfit_counts
+from cdb_video.training.crossfit import check_folds, crossfit_counts, take_clips
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
@@ -87,6 +88,10 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
     build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
+    if config.uses_difficulty and config.loss.difficulty.source == "crossfit":
+        for head in data.train.heads:
+            recordings = [record.recording for record in data.train.records]
+            check_folds(data.train.labels(head), recordings)
 
 
 def build_trainer(
@@ -263,8 +268,13 @@ def _build_crossfit(
 ) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
     if not config.uses_difficulty or config.loss.difficulty.source != "crossfit":
         return None
-    loader = build_evaluation_loader(config, data.train, ranks=ranks, memory=data.memory)
-    recordings = [record.recording for record in data.train.records]
+    most, seed = config.loss.difficulty.max_clips_per_class, config.run.seed
+    taken: set[int] = set()
+    for head in data.train.heads:
+        taken.update(take_clips(data.train.labels(head), most, seed=seed).tolist())
+    chosen = replace(data.train, records=tuple(data.train.records[i] for i in sorted(taken)))
+    loader = build_evaluation_loader(config, chosen, ranks=ranks, memory=data.memory)
+    recordings = [record.recording for record in chosen.records]
 
     def measure(model: Recognizer) -> dict[str, ClassCounts]:
         seen = extract_features(
@@ -274,17 +284,22 @@ def _build_crossfit(
             precision=precision,
             micro_batch_size=config.train.micro_batch_size,
         )
-        return {
-            head: crossfit_counts(
-                seen.features,
-                seen.labels[head],
-                num_classes=num_classes,
-                groups=recordings,
-                seed=config.run.seed,
-                max_clips_per_class=config.loss.difficulty.max_clips_per_class,
-            )
-            for head, num_classes in data.train.num_classes.items()
-        }
+        fitted = None
+        if ranks.is_main:  # and not on every rank, whose last bits might differ
+            fitted = {
+                head: crossfit_counts(
+                    seen.features,
+                    seen.labels[head],
+                    num_classes=num_classes,
+                    groups=recordings,
+                    seed=seed,
+                    natural_counts=data.train.class_counts(head),
+                )
+                for head, num_classes in data.train.num_classes.items()
+            }
+        result: dict[str, ClassCounts] | None = distributed.broadcast_object(fitted)
+        assert result is not None  # noqa: S101 - rank 0 has it
+        return result
 
     return measure
 

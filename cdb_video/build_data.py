@@ -277,8 +277,9 @@ def load_into_memory(config: Config, data: Data, roles: Iterable[str], *, ranks:
 
 def record_opener(config: Config, memory: ClipMemory | None = None) -> RecordOpener:
     """How the loaders open a record: in `memory`, where there is one."""
-    memory = memory or clip_memory(config)
-    return memory.open if memory else partial(open_record, decoder=config.data.decoder)
+    if memory is None:  # and not `or`: an empty memory has length 0
+        memory = clip_memory(config)
+    return memory.open if memory is not None else partial(open_record, decoder=config.data.decoder)
 
 
 def evaluation_crops(config: Config) -> EvaluationCrops:

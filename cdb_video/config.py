@@ -88,7 +88,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Which videos, and how they are read."""
 
-    format: Literal["auto", "egtea", "table", "folder"] = "auto"
+    format: Literal["auto", "egtea", "epic100", "table", "folder"] = "auto"
     """How the annotations are written (docs/data_format.md); auto: by looking."""
     root: str | None = None
     """Folder of the data; `demo` renders the demo data set into cache_dir, with rare classes that
@@ -236,7 +236,7 @@ class DifficultyConfig(Section):
     update_every: PositiveInt = 1
     """Epochs from one measurement to the next; with source val, of those that validate."""
     max_clips_per_class: PositiveInt | None = None
-    """crossfit: training clips of a class that are looked at, at most; null: all."""
+    """crossfit: training clips that are looked at, at most so many of a class; null: all."""
 
 
 class LossConfig(Section):
@@ -347,7 +347,25 @@ class Config(Section):
         if self.uses_difficulty and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "
-                "loss.difficulty.source=train"
+                "loss.difficulty.source=crossfit or train"
+            )
+        if self.uses_difficulty and loss.difficulty.source == "val":
+            tested = [name for name in _names(data.val_split) if name.split("_")[0] == "test"]
+            if tested:
+                raise ValueError(
+                    f"data.val_split={tested[0]}: difficulty never comes from a test split; hold "
+                    "clips of the training split out (data.val_split=held_out), or use "
+                    "loss.difficulty.source=crossfit"
+                )
+        if data.sampler == "cdb" and loss.name == "cdb":
+            raise ValueError(
+                "data.sampler=cdb with loss.name=cdb: difficulty would count twice; choose another "
+                "loss.name or data.sampler"
+            )
+        if loss.name == "logit_adjusted" and not isinstance(loss.tau, str):
+            raise ValueError(
+                f"loss.tau={loss.tau:g} is of cdb; the strength of logit_adjusted is "
+                "loss.options={tau: ...}"
             )
         unseen = data.sampler == "cdb" and loss.difficulty.source == "train"
         if unseen and loss.difficulty.floor == 0:

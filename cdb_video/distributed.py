@@ -86,6 +86,11 @@ def _end_with_agent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+def local_world_size() -> int:
+    """Number of ranks on this machine, by torchrun's variable; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def world_size() -> int:
     """Number of ranks of the running process group, 1 without one."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -46,7 +46,7 @@ def test_a_warmup_is_told_in_epochs_and_counted_in_measurements(
 
 
 def config_of(**data: Any) -> Config:
-    return parse_config({"data": data, "loss": {"tau": 1}}, source="file.yaml")
+    return parse_config({"data": data, "loss": {"name": "focal", "tau": 1}}, source="file.yaml")
 
 
 def test_without_a_sampler_every_clip_is_drawn_once() -> None:

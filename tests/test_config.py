@@ -224,7 +224,7 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path, key: Any) -> None:
         (
             {"data": {"val_split": None}},
             "loss.difficulty.source=val needs data.val_split; without one, use "
-            "loss.difficulty.source=train",
+            "loss.difficulty.source=crossfit or train",
         ),
     ],
 )

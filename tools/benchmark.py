@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import loss
 from benchmarks.report import print_report
 
-from cdb_video.command_line import run_tool
+from cdb_video.command_line import positive, run_tool
 
 
 def main() -> None:
@@ -54,14 +54,6 @@ def new_file(text: str) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path.parent}: no such folder")
     return path
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 if __name__ == "__main__":

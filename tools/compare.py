@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from cdb_video.build_data import choose_device
-from cdb_video.command_line import run_tool
+from cdb_video.command_line import positive, run_tool
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.experiments.compare import Plan, finished, make_plan, run_cells
 from cdb_video.experiments.comparison import print_comparison, write_comparison
@@ -65,20 +67,13 @@ def comma_separated(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
 def show(plan: Plan) -> None:
     """Write the files of what is finished, and print its tables."""
     comparison = finished(plan)
-    missing = len(plan.configs) - len(comparison.cells)
+    missing = len(plan.configs) - len(comparison.cells) - len(comparison.failures)
     if comparison.cells:
-        write_comparison(plan.folder, comparison, about=plan.about)
+        about = {**plan.about, "threads": torch.get_num_threads()}
+        write_comparison(plan.folder, comparison, about=about)
         print_comparison(comparison)
         print(f"{plan.folder / 'compare.html'}")
     if missing:

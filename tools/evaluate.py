@@ -6,6 +6,7 @@
     torchrun --standalone --nproc_per_node=4 tools/evaluate.py runs/demo-1 data.root=ELSEWHERE
     python tools/evaluate.py --predictions runs/demo-1/predictions_test.npz --logit-adjust 1
     python tools/evaluate.py runs/demo-1 --split train --features train.npz     the backbone's too
+    python tools/evaluate.py --predictions runs/e/predictions_test.npz --epic-submission test.json
 
 A RUN is a run's folder or one checkpoint in it. Any key of the run's configuration can be given
 anew as section.key=value.
@@ -14,7 +15,6 @@ anew as section.key=value.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from cdb_video.command_line import run_tool
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.errors import ConfigError
+from cdb_video.evaluation.epic_submission import write_epic_submission
 from cdb_video.evaluation.features import save_features
-from cdb_video.evaluation.metrics import logit_adjusted
-from cdb_video.evaluation.predictions import Predictions, load_predictions
+from cdb_video.evaluation.posthoc import adjust_predictions
+from cdb_video.evaluation.predictions import load_predictions
 from cdb_video.evaluation.report import make_report, print_mean, print_report
 from cdb_video.experiments.features import run_features
 
@@ -37,7 +38,7 @@ def main() -> None:
     """Parse, load, score, print."""
     arguments = parse_arguments()
     if arguments.predictions is not None:
-        score_file(arguments.predictions, arguments.logit_adjust)
+        score_file(arguments.predictions, arguments.logit_adjust, arguments.epic_submission)
         return
     ranks = Ranks.from_environment()
     overrides = [*arguments.overrides, *view_overrides(arguments.views)]
@@ -102,6 +103,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="score a file again")
     parser.add_argument("--logit-adjust", type=float, default=0.0, metavar="TAU")
+    parser.add_argument(
+        "--epic-submission",
+        type=Path,
+        metavar="FILE",
+        help="with --predictions: write the EPIC-KITCHENS-100 challenge's JSON, sls 2, 3, 3",
+    )
     arguments = parser.parse_intermixed_args()
     arguments.overrides = [word for word in arguments.runs if "=" in word]
     arguments.runs = [Path(word) for word in arguments.runs if "=" not in word]
@@ -109,10 +116,15 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("give one or more RUN folders, or --predictions FILE")
     if arguments.logit_adjust and arguments.predictions is None:
         parser.error("--logit-adjust needs --predictions")
+    if arguments.epic_submission is not None and arguments.predictions is None:
+        parser.error("--epic-submission needs --predictions")
     if arguments.features is not None and len(arguments.runs) != 1:
         parser.error("--features: one file is for one RUN")
     if arguments.features is not None and not arguments.features.absolute().parent.is_dir():
         parser.error(f"--features {arguments.features}: there is no such folder")
+    submission = arguments.epic_submission
+    if submission is not None and not submission.absolute().parent.is_dir():
+        parser.error(f"--epic-submission {submission}: there is no such folder")
     return arguments
 
 
@@ -126,19 +138,12 @@ def view_overrides(views: str | None) -> list[str]:
     return [f"views.num_clips={match[1]}", f"views.num_crops={match[2]}"]
 
 
-def score_file(path: Path, tau: float) -> None:
+def score_file(path: Path, tau: float, epic_submission: Path | None = None) -> None:
     """Print the table of a predictions file, with logit adjustment of strength tau."""
     predictions, classes = load_predictions(path)
     views = next(iter(predictions.heads.values())).view_scores.shape[1]
     if tau:
-        adjusted: dict[str, Any] = {
-            head: dataclasses.replace(
-                part,
-                scores=logit_adjusted(part.scores, classes[head].train_counts, tau=tau).softmax(1),
-            )
-            for head, part in predictions.heads.items()
-        }
-        predictions = Predictions(predictions.ids, adjusted)
+        predictions = adjust_predictions(predictions, classes, tau=tau)
     role = path.stem.removeprefix("predictions_")
     print_report(
         make_report(

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cdb_video import experiments
 from cdb_video.build_data import choose_device
-from cdb_video.command_line import run_tool
+from cdb_video.command_line import positive, run_tool
 from cdb_video.datasets.folder import VIDEO_SUFFIXES
 from cdb_video.distributed import ONE_PROCESS
 from cdb_video.errors import DataError
@@ -63,14 +63,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def find_videos(paths: list[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from cdb_video.clips.base import BaseDecoder
 from cdb_video.clips.dataset import ClipSampler, Decoder, open_record
 from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.distributed import local_world_size
 from cdb_video.errors import ConfigError, DecodeError
 
 BLOCK_BYTES = 2**28
@@ -75,7 +76,8 @@ class ClipMemory:
             DecodeError: naming the file.
 
         """
-        return self._videos.get(_key(record)) or self.decode(record)
+        kept = self._videos.get(_key(record))
+        return self.decode(record) if kept is None else kept
 
     def decode(self, record: VideoRecord) -> MemoryVideo:
         """The record's segment, decoded and scaled now."""
@@ -125,11 +127,12 @@ class ClipMemory:
         # In blocks, which a loader's workers share: a tensor a video would need a file each.
         size = video.pixels.numel()
         self.num_bytes += size
-        limit = LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = LARGEST_SHARE * machine / local_world_size()
         if self.num_bytes > limit:
             raise ConfigError(
                 f"data.in_memory=true: the first {len(self) + 1} clips take more than "
-                f"{limit / 1e9:.0f} GB; use data.in_memory=false or a smaller clip.short_side"
+                f"{limit / 1e9:.0f} GB a rank; use data.in_memory=false or a smaller clip.short_side"
             )
         if len(self._block) - self._used < size:
             self._block = torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8)

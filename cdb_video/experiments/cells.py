@@ -81,6 +81,8 @@ class Comparison:
     cells: tuple[Cell, ...]
     references: tuple[str, ...]
     """The arms that all others are contrasted with."""
+    failures: tuple[str, ...] = ()
+    """A line for each cell whose training failed."""
 
     def __post_init__(self) -> None:
         seen = set()
@@ -169,7 +171,13 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What a reader must know before trusting the table, a sentence each."""
-        return [*self._notes_on_seeds(), *self._notes_on_data()]
+        failures = [f"Failed: {line}." for line in self.failures]
+        return [
+            *failures,
+            *self._notes_on_seeds(),
+            *self._notes_on_data(),
+            *self._notes_on_figures(),
+        ]
 
     def _notes_on_seeds(self) -> list[str]:
         missing = {arm: set(self.seeds) - set(self.seeds_of(arm)) for arm in self.arms}
@@ -204,6 +212,20 @@ class Comparison:
                     f"{head}: arms were trained on different numbers of clips ({listed}); "
                     "many, medium and few are grouped by each arm's own."
                 )
+        return notes
+
+    def _notes_on_figures(self) -> list[str]:
+        smallest = {n: 2 * 0.5**n for n in range(2, 6)}.get(len(self.seeds))
+        notes = [
+            "Logit adjusted is mean class accuracy after a post-hoc correction of the prior; an arm "
+            "that corrects it in training is corrected twice. Seconds an epoch include "
+            "validation, which an arm that trains on those clips does not have."
+        ]
+        if smallest is not None:
+            notes.append(
+                f"With {len(self.seeds)} seeds no p value can be under {smallest:g}, whatever the "
+                "difference."
+            )
         return notes
 
     def _train_clips(self, head: str) -> dict[int, list[str]]:

@@ -11,13 +11,11 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cdb_video import build, distributed
 from cdb_video.build_data import (
@@ -27,14 +25,15 @@ from cdb_video.build_data import (
     load_into_memory,
     read_data,
 )
+from cdb_video.clips.memory import ClipMemory
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError, RunError, RunIsHeldError
 from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.experiments.cells import Cell, Comparison
-from cdb_video.experiments.runs import differences, open_run
-from cdb_video.training.run_folder import RunFolder, versions
+from cdb_video.experiments.runs import MAY_DIFFER_ON_RESUME, differences, open_run
+from cdb_video.training.run_folder import RunFolder, git_state, versions
 
 CELL_FILE = "cell.json"
 """Written last, when a cell is finished: its seconds an epoch."""
@@ -64,9 +63,9 @@ class Plan:
     folder: Path
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    configs: dict[tuple[str, int], Config]
+    configs: Mapping[tuple[str, int], Config]
     """(arm, seed) -> configuration."""
-    about: dict[str, Any]
+    about: Mapping[str, Any]
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -76,7 +75,7 @@ class Plan:
 
     def cell_folder(self, arm: Arm, seed: int) -> Path:
         """The run folder of a cell."""
-        return self.folder / arm.folder_name / f"seed-{seed}"
+        return _cell_folder(self.folder, arm, seed)
 
 
 def make_plan(
@@ -100,11 +99,12 @@ def make_plan(
             configuration's name.
 
     Raises:
-        ConfigError: an arm that cannot be built, or two of one name.
+        ConfigError: an arm whose configuration cannot be, or two of one name.
+        RunError: a cell of another configuration stands in the folder.
 
     """
     base = load_config(config_path, overrides)
-    planned = [_loss_arm(loss) for loss in losses] + [_parse_arm(text) for text in arms]
+    planned = [_loss_arm(loss, base) for loss in losses] + [_parse_arm(text) for text in arms]
     _check_names(planned)
     configs = {arm.name: load_config(config_path, [*overrides, *arm.overrides]) for arm in planned}
     control = _control(planned, configs)
@@ -117,72 +117,83 @@ def make_plan(
     name = name or f"compare-{config_path.stem}"
     folder = Path(base.run.output_dir) / name
     seeds = tuple(range(num_seeds))
-    plan = Plan(
-        name=name,
-        folder=folder,
-        arms=tuple(planned),
-        seeds=seeds,
-        configs={},
-        about={
-            "config": str(config_path),
-            "command": shlex.join(sys.argv),
-            "common_overrides": list(overrides),
-            "overrides": {arm.name: list(arm.overrides) for arm in planned},
-            "versions": versions(),
-            "threads": torch.get_num_threads(),
-        },
-    )
+    cells = {}
     for arm in planned:
         for seed in seeds:
-            plan.configs[arm.name, seed] = _cell_config(configs[arm.name], plan, arm, seed)
-    return plan
+            cell_folder = _cell_folder(folder, arm, seed)
+            cells[arm.name, seed] = _cell_config(configs[arm.name], cell_folder, seed)
+            _refuse_another(cell_folder, cells[arm.name, seed], config_path)
+    about = {
+        "config": str(config_path),
+        "command": shlex.join(sys.argv),
+        "common_overrides": list(overrides),
+        "overrides": {arm.name: list(arm.overrides) for arm in planned},
+        "versions": versions(),
+        "git": git_state(),
+        "device": base.train.device,
+    }
+    return Plan(name, folder, tuple(planned), seeds, configs=cells, about=about)
 
 
 def run_cells(plan: Plan, *, ranks: Ranks) -> Iterator[str]:
     """Run what is missing, cell by cell; yields a line after each.
 
     A cell that another process holds is left to it, so that the same command can be started on
-    every GPU. Data are read once for all arms that use the same.
+    every GPU. One whose training fails, by a loss that is not finite, is finished too, and said so
+    in the comparison. Data are read once for all arms that use the same.
 
     Raises:
-        RunError: a cell of another configuration stands in the folder.
+        UserError: an arm or data that cannot be used, before any cell is run.
 
     """
-    data: dict[str, Data] = {}
-    memory = None
+    data = {arm.name: found for arm, found in zip(plan.arms, _read_data(plan, ranks), strict=True)}
     # Seed by seed: an interrupted comparison has whole pairs.
     cells = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
     for number, (arm, seed) in enumerate(cells, start=1):
-        config = plan.configs[arm.name, seed]
         title = f"cell {number}/{len(cells)}: {arm.name}, seed {seed}"
-        _refuse_another(plan.cell_folder(arm, seed), config)
         if distributed.broadcast_object((plan.cell_folder(arm, seed) / CELL_FILE).exists()):
             continue
-        known = config.data.model_dump_json() + str(config.model.heads)
-        if known not in data:
-            found = read_data(config, check_files=ranks.is_main)
-            data[known] = replace(found, memory=memory) if memory else found
-            memory = data[known].memory
         began = time.perf_counter()
-        if _run_cell(config, data[known], ranks=ranks, title=title):
-            yield f"{title}: done in {time.perf_counter() - began:.0f} s"
+        outcome = _run_cell(plan.configs[arm.name, seed], data[arm.name], ranks=ranks, title=title)
+        if outcome:
+            yield f"{title}: {outcome} in {time.perf_counter() - began:.0f} s"
+
+
+def _read_data(plan: Plan, ranks: Ranks) -> list[Data]:
+    """The data of each arm, read once for the arms that read the same, and every arm checked."""
+    read: dict[str, Data] = {}
+    memories: dict[str, ClipMemory | None] = {}
+    found = []
+    for arm in plan.arms:
+        config = plan.configs[arm.name, plan.seeds[0]]
+        clips = f"{config.clip} {config.data.decoder} {config.data.in_memory}"
+        known = f"{config.data} {config.model.heads} {clips}"
+        if known not in read:
+            data = read_data(config, check_files=ranks.is_main)
+            read[known] = replace(data, memory=memories.setdefault(clips, data.memory))
+        build.check(config, read[known], ranks=ranks)
+        found.append(read[known])
+    return found
 
 
 def finished(plan: Plan) -> Comparison:
     """The cells that are done so far."""
-    cells = []
+    cells, failures = [], []
     for arm in plan.arms:
         for seed in plan.seeds:
             folder = plan.cell_folder(arm, seed)
             if (folder / CELL_FILE).exists():
                 about = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
+                if "failed" in about:
+                    failures.append(f"{arm.name}, seed {seed}: {about['failed']}")
+                    continue
                 report = json.loads((folder / "report_test.json").read_text(encoding="utf-8"))
                 cells.append(Cell(arm.name, seed, report, about["seconds_per_epoch"]))
-    return Comparison(plan.name, tuple(cells), references=plan.references)
+    return Comparison(plan.name, tuple(cells), references=plan.references, failures=tuple(failures))
 
 
-def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> bool:
-    """Train and score a cell; False where another process holds it."""
+def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | None:
+    """Train and score a cell; "done", "failed", or None where another process holds it."""
     device = choose_device(config, ranks)
     with ExitStack() as stack:
         run = None
@@ -191,13 +202,18 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> bool:
             if run:
                 stack.callback(run.close)
         if not distributed.broadcast_object(run is not None):
-            return False
+            return None
         if ranks.is_main:
             print(title, flush=True)
         load_into_memory(config, data, ["train", "val", "test"], ranks=ranks)
         trainer = build.build_trainer(config, data=data, ranks=ranks, run=run, quiet=True)
         first, began = trainer.epoch, time.perf_counter()
-        trainer.fit()
+        try:
+            trainer.fit()
+        except RunError as error:  # on every rank: the loss is a sum over them
+            if run:
+                _write_cell(run, {"failed": str(error)})
+            return "failed"
         epochs = trainer.epoch - first
         seconds = (time.perf_counter() - began) / epochs if epochs else None
         split = data.split("test")
@@ -212,10 +228,13 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> bool:
             build.write_report(
                 run.path, report, config=config, classes=data.classes, split=split, role="test"
             )
-            about = {"seconds_per_epoch": seconds}
-            (run.path / CELL_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+            _write_cell(run, {"seconds_per_epoch": seconds})
         distributed.barrier()
-        return True
+        return "done"
+
+
+def _write_cell(run: RunFolder, about: Mapping[str, Any]) -> None:
+    (run.path / CELL_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
 def _open_cell(config: Config, title: str) -> RunFolder | None:
@@ -231,9 +250,16 @@ def _open_cell(config: Config, title: str) -> RunFolder | None:
     return run
 
 
-def _loss_arm(loss: str) -> Arm:
-    head = ("model.head_type=cosine",) if loss == "ldam" else ()
-    return Arm(loss, (f"loss.name={loss}", *head))
+def _loss_arm(loss: str, base: Config) -> Arm:
+    """The loss, with its own options: those of the configuration are of the configuration's."""
+    overrides = [f"loss.name={loss}"]
+    if loss != base.loss.name and base.loss.options:
+        overrides.append("loss.options={}")
+    if loss == "ldam":
+        overrides.append("model.head_type=cosine")
+    if loss == "logit_adjusted":
+        overrides.append("loss.tau=dynamic")  # its own is in loss.options
+    return Arm(loss, tuple(overrides))
 
 
 def _parse_arm(text: str) -> Arm:
@@ -249,7 +275,7 @@ def _parse_arm(text: str) -> Arm:
 
 def _check_names(arms: Sequence[Arm]) -> None:
     if not arms:
-        raise ConfigError("--losses or --arm: nothing to compare; give two or more")
+        raise ConfigError("--losses or --arm: nothing to compare; give at least one")
     folders = [arm.folder_name for arm in arms]
     for arm in arms:
         if folders.count(arm.folder_name) > 1:
@@ -268,7 +294,8 @@ def _control(arms: Sequence[Arm], configs: dict[str, Config]) -> Arm | None:
         names = [data.train_split, data.val_split]
         flat = [n for name in names for n in ([name] if isinstance(name, str) else name or ())]
         train = [f"data.train_split={json.dumps(flat)}"]
-    return Arm(CONTROL, ("loss.name=cross_entropy", "data.val_split=null", *train))
+    plain = ["loss.name=cross_entropy", "loss.options={}", "loss.defer=null"]
+    return Arm(CONTROL, (*plain, "data.sampler=instance", "data.val_split=null", *train))
 
 
 def _after_cross_entropy(arms: Sequence[Arm]) -> int:
@@ -276,21 +303,26 @@ def _after_cross_entropy(arms: Sequence[Arm]) -> int:
     return names.index("cross_entropy") + 1 if "cross_entropy" in names else 0
 
 
-def _cell_config(config: Config, plan: Plan, arm: Arm, seed: int) -> Config:
-    folder = plan.cell_folder(arm, seed)
+def _cell_folder(folder: Path, arm: Arm, seed: int) -> Path:
+    return folder / arm.folder_name / f"seed-{seed}"
+
+
+def _cell_config(config: Config, folder: Path, seed: int) -> Config:
     run = config.run.model_copy(
         update={"name": folder.name, "output_dir": str(folder.parent), "seed": seed, "trackers": ()}
     )
     return config.model_copy(update={"run": run})
 
 
-def _refuse_another(folder: Path, config: Config) -> None:
+def _refuse_another(folder: Path, config: Config, config_path: Path) -> None:
     written = folder / "config.yaml"
     if not written.exists():
         return
-    changed = differences(load_config(written), config)
-    for key, (old, new) in changed.items():
-        raise RunError(
-            f"{folder}: this cell was run with {key}={old}, and now it is {new}; give --name for "
-            "another comparison"
-        )
+    # What may differ when a run is resumed does not change its figures, but for data and length.
+    may_differ = MAY_DIFFER_ON_RESUME - {"data.root", "train.epochs"}
+    for key, (old, new) in differences(load_config(written), config).items():
+        if key not in may_differ:
+            raise RunError(
+                f"{folder}: this cell was run with {key}={old}, and {config_path} with the "
+                f"overrides has {new}; give --name for another comparison"
+            )

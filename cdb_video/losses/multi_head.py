@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cdb_video.counts import ClassCounts
 from cdb_video.losses.cdb import CDBLoss
+from cdb_video.losses.difficulty import ClassDifficulty
 
 
 class MultiHeadLoss(nn.Module):
@@ -42,16 +43,29 @@ class MultiHeadLoss(nn.Module):
         return torch.stack([self.head_weights[head] * loss for head, loss in losses.items()]).sum()
 
     def update(self, counts: Mapping[str, ClassCounts]) -> None:
-        """Hand class counts to the losses of their heads; a loss without state ignores them."""
+        """Hand class counts to the losses of their heads; a loss without state ignores them.
+
+        A head without a single labelled clip was not measured: its loss stays as it is.
+
+        Raises:
+            ValueError: a head that is none of these.
+
+        """
         for head, measured in counts.items():
+            if head not in self.losses:
+                raise ValueError(f"counts names {head!r}; the heads are {list(self.losses)}")
             loss = self.losses[head]
-            if isinstance(loss, CDBLoss):
+            if isinstance(loss, CDBLoss) and measured.num_classes_present > 0:
                 loss.update(measured)
 
     @property
-    def follows_difficulty(self) -> bool:
-        """Whether some head's loss is CDB."""
-        return any(isinstance(loss, CDBLoss) for loss in self.losses.values())
+    def difficulties(self) -> dict[str, ClassDifficulty]:
+        """Head -> the difficulty that its loss follows, for the heads with CDB."""
+        return {
+            head: loss.class_difficulty
+            for head, loss in self.losses.items()
+            if isinstance(loss, CDBLoss)
+        }
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Tell the losses that want to know which epoch begins, counted from 0."""
@@ -66,8 +80,3 @@ class MultiHeadLoss(nn.Module):
         if hasattr(loss, "class_weights"):
             return cast(Tensor, loss.class_weights)
         return torch.ones(cast(int, loss.num_classes))
-
-    def difficulty(self, head: str, class_accuracy: Tensor) -> Tensor:
-        """(K,) difficulty as a head's loss has it; 1 - accuracy (K,) for a loss without any."""
-        loss = self.losses[head]
-        return loss.difficulty if isinstance(loss, CDBLoss) else 1 - class_accuracy

@@ -30,6 +30,7 @@ def crossfit_counts(
     folds: int = 5,
     seed: int,
     max_clips_per_class: int | None = None,
+    natural_counts: Tensor | None = None,
 ) -> ClassCounts:
     """Every labelled clip counted once, by a classifier that was fitted on the other folds.
 
@@ -48,7 +49,8 @@ def crossfit_counts(
             and person. None: every clip is its own.
         folds: fewer where there are fewer groups, or fewer clips in every class.
         seed: of the folds, and of the clips that are taken.
-        max_clips_per_class: take this many of a class at most; the prior stays that of all clips.
+        max_clips_per_class: take this many of a class at most; the prior stays the natural one.
+        natural_counts: (K,) clips of each class, where these are a choice of them; None: these.
 
     Raises:
         DataError: less than two folds are possible; a ValueError, as all user errors are.
@@ -58,7 +60,7 @@ def crossfit_counts(
     # It has no types.
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    taken = _take(target, max_clips_per_class, seed=seed)
+    taken = take_clips(target, max_clips_per_class, seed=seed)
     inputs, labels = features[taken].float().cpu().numpy(), target[taken].cpu().numpy()
     if not np.isfinite(inputs).all():
         raise RunError("loss.difficulty.source=crossfit: the model's features are not finite")
@@ -72,11 +74,28 @@ def crossfit_counts(
             classes, fitted = _fit(inputs[seen], labels[seen], inputs[unseen])
             scores[np.ix_(unseen, classes)] = torch.from_numpy(fitted)
     counts = ClassCounts(num_classes)
-    counts.update(scores + _log_prior_shift(target, taken, num_classes), target[taken].cpu())
+    of_taken = torch.bincount(target[taken].cpu(), minlength=num_classes)
+    if natural_counts is None:
+        natural_counts = torch.bincount(target[target >= 0].cpu(), minlength=num_classes)
+    # The prior of the taken clips -> the natural one.
+    shift = (natural_counts.cpu().clamp(min=1).double() / of_taken.clamp(min=1)).log()
+    counts.update(scores + shift, target[taken].cpu())
     return counts
 
 
-def _take(target: Tensor, max_clips_per_class: int | None, *, seed: int) -> Tensor:
+def check_folds(target: Tensor, groups: Sequence[str], *, folds: int = 5) -> int:
+    """The number of folds that are possible, `folds` at most.
+
+    Raises:
+        DataError: less than two.
+
+    """
+    labelled = (target >= 0).tolist()
+    recordings = np.array([group for group, has in zip(groups, labelled, strict=True) if has])
+    return _num_folds(target[target >= 0].numpy(), recordings, folds)
+
+
+def take_clips(target: Tensor, max_clips_per_class: int | None, *, seed: int) -> Tensor:
     """Rising indices of labelled clips: all, or a random few of each class."""
     generator = torch.Generator().manual_seed(seed)
     target = target.cpu()
@@ -96,6 +115,12 @@ def _split(
     """(seen, unseen) positions of each fold, the classes spread evenly."""
     from sklearn.model_selection import StratifiedGroupKFold
 
+    possible = _num_folds(labels, recordings, folds)
+    splitter = StratifiedGroupKFold(possible, shuffle=True, random_state=seed)
+    yield from splitter.split(np.zeros(len(labels)), labels, recordings)
+
+
+def _num_folds(labels: Array, recordings: Array, folds: int) -> int:
     num_groups = len(np.unique(recordings))
     most = int(np.bincount(labels).max(initial=0))
     possible = min(folds, num_groups, most)
@@ -105,8 +130,7 @@ def _split(
             f"recordings, at most {most} of a class, in {folds} folds; needs 2 recordings, a class "
             "with 2 clips, and 2 folds"
         )
-    splitter = StratifiedGroupKFold(possible, shuffle=True, random_state=seed)
-    yield from splitter.split(np.zeros(len(labels)), labels, recordings)
+    return possible
 
 
 def _fit(inputs: Array, labels: Array, unseen: Array) -> tuple[Array, Array]:
@@ -120,11 +144,3 @@ def _fit(inputs: Array, labels: Array, unseen: Array) -> tuple[Array, Array]:
         return classes, np.zeros((len(unseen), 1))
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(inputs, labels)
     return classes, np.asarray(model.predict_log_proba(unseen), dtype=np.float64)
-
-
-def _log_prior_shift(target: Tensor, taken: Tensor, num_classes: int) -> Tensor:
-    """(K,) log of all over taken clips: logits of the taken ones' prior -> of the natural one."""
-    target = target.cpu()
-    of_all = torch.bincount(target[target >= 0], minlength=num_classes)
-    of_taken = torch.bincount(target[taken], minlength=num_classes)
-    return (of_all.clamp(min=1).double() / of_taken.clamp(min=1)).log()

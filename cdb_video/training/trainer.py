@@ -25,7 +25,7 @@ from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport
 from cdb_video.evaluation.metrics import selection_figure
 from cdb_video.evaluation.predictions import HeadClasses
-from cdb_video.losses import MultiHeadLoss
+from cdb_video.losses import ClassDifficulty, MultiHeadLoss
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
@@ -114,7 +114,6 @@ class Trainer:
         self.network = distributed.wrap(model, self.device)
         self.epoch = 0
         self.step = 0
-        self.coverage_is_said = False
         self.best: dict[str, Any] | None = None
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
@@ -126,8 +125,8 @@ class Trainer:
     def fit(self) -> None:
         """Train from where the state stands to the last epoch."""
         with closing(self.log):
+            self.criterion.start_epoch(self.epoch, self.options.epochs)
             if self.epoch == 0:
-                self.criterion.start_epoch(0, self.options.epochs)
                 self.log_difficulty()
             while self.epoch < self.options.epochs:
                 self.train_one_epoch()
@@ -135,12 +134,13 @@ class Trainer:
                 report = self.evaluate()
                 measured = self.difficulty_counts(report)
                 self.criterion.update(measured)
-                self.say_coverage(measured)
                 if self.sampling and self.sampling.head in measured:
                     self.sampling.update(measured[self.sampling.head])
+                self.say_coverage(measured)
                 self.log_epoch(report)
-                # Deferred weights are those of the next epoch, as the file has it.
-                self.criterion.start_epoch(self.epoch, self.options.epochs)
+                # Before the file is written: it has the weights of the next epoch.
+                if self.epoch < self.options.epochs:
+                    self.criterion.start_epoch(self.epoch, self.options.epochs)
                 self.log_difficulty(measured)
                 self.save(report)
 
@@ -152,7 +152,6 @@ class Trainer:
     def train_one_epoch(self) -> None:
         """One pass over the training clips."""
         self.model.train()
-        self.criterion.start_epoch(self.epoch, self.options.epochs)
         self.draw_classes()
         for counts in self.train_counts.values():
             counts.reset()
@@ -240,19 +239,27 @@ class Trainer:
         return report.counts if report else {}
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
-        """Once, name the classes that difficulty cannot be measured for: their weight stays 1."""
-        if self.quiet or self.coverage_is_said or not self.criterion.follows_difficulty:
-            return
-        for head, counts in measured.items():
+        """After the first measurement, name the classes it missed: their weight stays 1."""
+        never: dict[str, list[str]] = {}
+        for head, difficulty in self.difficulties.items():
+            if head not in measured or int(difficulty.epochs) != 1:
+                continue
             names = self.classes[head].names
-            never = [names[i] for i in (counts.total == 0).nonzero().flatten().tolist()]
-            if never:
-                shown = ", ".join(never[:5]) + (f" and {len(never) - 5} more" * (len(never) > 5))
-                source = self.options.difficulty_source
-                print(
-                    f"{len(never)} of {len(names)} {head} classes never seen in {source}: {shown}"
-                )
-            self.coverage_is_said = True
+            missed = (measured[head].total == 0).nonzero().flatten().tolist()
+            if missed:
+                never[head] = [names[index] for index in missed]
+                if not self.quiet:
+                    print(f"{head}: {difficulty.report(names)}")
+        if never:
+            self.log.write("coverage", epoch=self.epoch, step=self.step, never_measured=never)
+
+    @property
+    def difficulties(self) -> dict[str, ClassDifficulty]:
+        """Head -> the difficulty that its loss, or the sampling of its classes, follows."""
+        found = self.criterion.difficulties
+        if self.sampling is not None and self.sampling.cdb is not None:
+            found[self.sampling.head] = self.sampling.cdb.class_difficulty
+        return found
 
     def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
         """Read the mean losses since the last reading: the loop waits for the device here only."""
@@ -307,7 +314,11 @@ class Trainer:
                 names=classes.names,
                 train_counts=classes.train_counts,
                 accuracy=accuracy,
-                difficulty=self.criterion.difficulty(head, accuracy),
+                difficulty=(
+                    self.difficulties[head].difficulty
+                    if head in self.difficulties
+                    else 1 - accuracy
+                ),
                 weights=self.criterion.class_weights(head),
             )
 

@@ -11,7 +11,14 @@ import yaml
 
 from cdb_video.distributed import ONE_PROCESS
 from cdb_video.errors import ConfigError, RunError
-from cdb_video.experiments.compare import CONTROL, Plan, finished, make_plan, run_cells
+from cdb_video.experiments.compare import (
+    CONTROL,
+    Plan,
+    _read_data,
+    finished,
+    make_plan,
+    run_cells,
+)
 from cdb_video.training.run_folder import RunFolder
 from tests.tiny import tiny_values
 
@@ -110,10 +117,10 @@ def test_an_interrupted_cell_goes_on_where_it_stood(compared: Plan) -> None:
 
 def test_cells_of_another_configuration_are_refused_by_key(compared: Plan) -> None:
     path = Path(compared.about["config"])
-    other = plan_of(path, "optim.lr=0.5", num_seeds=2)
 
-    with pytest.raises(RunError, match=r"seed-0: .*optim\.lr=0\.003, and now it is 0\.5; .*--name"):
-        list(run_cells(other, ranks=ONE_PROCESS))
+    with pytest.raises(RunError, match=r"seed-0: .*optim\.lr=0\.003, and .* has 0\.5; .*--name"):
+        plan_of(path, "optim.lr=0.5", num_seeds=2)
+    assert plan_of(path, "data.num_workers=1", num_seeds=2).folder == compared.folder
 
 
 def names(plan: Plan) -> list[str]:
@@ -175,3 +182,49 @@ def test_without_a_test_split_there_is_nothing_to_compare_on(
 ) -> None:
     with pytest.raises(ConfigError, match=r"data\.test_split is null for cross_entropy"):
         plan_of(config_file(tiny_data, tmp_path), "data.test_split=null")
+
+
+def test_an_arm_that_diverges_is_a_finding_and_does_not_stop_the_others(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    path = config_file(tiny_data, tmp_path, train={"epochs": 1}, optim={"name": "sgd"})
+    plan = plan_of(
+        path, losses=["cross_entropy"], arms=["wild=loss.name=focal optim.lr=1e30"], num_seeds=1
+    )
+
+    lines = list(run_cells(plan, ranks=ONE_PROCESS))
+
+    assert [line.split(" in ")[0] for line in lines] == [
+        "cell 1/2: cross_entropy, seed 0: done",
+        "cell 2/2: wild, seed 0: failed",
+    ]
+    comparison = finished(plan)
+    assert comparison.arms == ("cross_entropy",)
+    assert comparison.notes[0].startswith("Failed: wild, seed 0: the loss is nan in epoch 1")
+    assert list(run_cells(plan, ranks=ONE_PROCESS)) == []
+
+
+def test_an_option_that_a_loss_does_not_have_is_found_before_any_cell_is_run(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    path = config_file(tiny_data, tmp_path)
+    plan = plan_of(
+        path, losses=["cross_entropy"], arms=["x=loss.name=focal loss.options={gama: 1}"]
+    )
+
+    with pytest.raises(ConfigError, match=r"loss\.options\.gama: focal has no such option"):
+        next(run_cells(plan, ranks=ONE_PROCESS))
+    assert not plan.folder.exists()
+
+
+def test_arms_with_other_clips_do_not_share_decoded_frames(tiny_data: Path, tmp_path: Path) -> None:
+    path = config_file(tiny_data, tmp_path, data={"in_memory": True})
+    arms = ["large=clip.short_side=24 clip.crop_size=24 loss.name=cross_entropy"]
+    plan = plan_of(path, losses=["cross_entropy", "focal"], arms=arms, num_seeds=1)
+
+    small, focal, large = _read_data(plan, ONE_PROCESS)
+
+    assert small.memory is focal.memory
+    assert small.memory is not large.memory
+    assert large.memory is not None
+    assert large.memory.short_side == 24
