@@ -226,6 +226,23 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path, key: Any) -> None:
             "loss.difficulty.source=val needs data.val_split; without one, use "
             "loss.difficulty.source=crossfit or train",
         ),
+        (
+            {"data": {"val_split": "test_split1", "test_split": None}},
+            "data.val_split=test_split1: difficulty never comes from a test split",
+        ),
+        ({"data": {"sampler": "cdb"}}, "data.sampler=cdb with loss.name=cdb: difficulty would"),
+        (
+            {
+                "data": {"sampler": "cdb"},
+                "loss": {"name": "focal", "difficulty": {"source": "train"}},
+            },
+            "loss.difficulty.floor=0: a solved class would never be drawn again",
+        ),
+        (
+            {"loss": {"name": "logit_adjusted", "tau": 0.5}},
+            "loss.tau=0.5 is of cdb; the strength of logit_adjusted is loss.options=",
+        ),
+        ({"loss": {"name": "ldam"}}, "model.head_type=linear: the ldam loss needs cosine"),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(

@@ -209,7 +209,7 @@ def test_an_option_that_a_loss_does_not_have_is_found_before_any_cell_is_run(
 ) -> None:
     path = config_file(tiny_data, tmp_path)
     plan = plan_of(
-        path, losses=["cross_entropy"], arms=["x=loss.name=focal loss.options={gama: 1}"]
+        path, losses=["cross_entropy"], arms=['x=loss.name=focal "loss.options={gama: 1}"']
     )
 
     with pytest.raises(ConfigError, match=r"loss\.options\.gama: focal has no such option"):
