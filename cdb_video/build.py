@@ -33,6 +33,7 @@ from cdb_video.evaluation.evaluate import EvalReport, evaluate
 from cdb_video.evaluation.features import extract_features
 from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
+from cdb_video.evaluation.report_page import is_due, refresh_report_page, write_report_page
 from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
@@ -256,7 +257,13 @@ def _build_validation(
         )
         if run:
             write_report(
-                run.path, report, config=config, classes=data.classes, split=split, role="val"
+                run.path,
+                report,
+                config=config,
+                classes=data.classes,
+                split=split,
+                role="val",
+                final=False,
             )
         return report
 
@@ -312,8 +319,20 @@ def write_report(
     classes: Mapping[str, HeadClasses],
     split: Split,
     role: str,
+    final: bool = True,
 ) -> dict[str, Any]:
-    """Write `report_<role>.json` and `predictions_<role>.npz` into a run's folder."""
+    """Write `report_<role>.json`, its page and `predictions_<role>.npz` into a run's folder.
+
+    Args:
+        folder: the run's.
+        report: what an evaluation found.
+        config: of the run.
+        classes: head -> names and training counts.
+        split: what was evaluated.
+        role: its role: train, val or test.
+        final: False while training goes on: the page has no thumbnails, and waits for its turn.
+
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = make_report(
         report.predictions,
@@ -326,6 +345,11 @@ def write_report(
     )
     save_predictions(folder / f"predictions_{role}.npz", report.predictions, classes)
     save_report(folder / f"report_{role}.json", content)
+    if final or is_due(folder / f"report_{role}.html"):
+        records = split.records if final else ()
+        write_report_page(folder, content, report.predictions, classes, records=records)
+    if final and role != "val":
+        refresh_report_page(folder, "val")
     return content
 
 

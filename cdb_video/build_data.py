@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.datasets.demo_plan import Counts
 from cdb_video.datasets.readers import read_split
-from cdb_video.distributed import Ranks
+from cdb_video.distributed import Ranks, local_world_size
 from cdb_video.errors import ConfigError, UnknownSplitError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.progress import Progress
@@ -270,8 +271,12 @@ def load_into_memory(config: Config, data: Data, roles: Iterable[str], *, ranks:
     with Progress(
         "decoding into memory", total=len(records), unit="videos", quiet=not ranks.is_main
     ) as progress:
+        # Nothing else is to be done meanwhile: the rank's share of all cores decodes.
+        cores = len(os.sched_getaffinity(0)) // local_world_size()
         data.memory.load(
-            records, num_workers=config.data.num_workers, progress=lambda: progress.advance()
+            records,
+            num_workers=max(config.data.num_workers, cores),
+            progress=lambda: progress.advance(),
         )
 
 

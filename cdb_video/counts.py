@@ -48,6 +48,20 @@ def own_class_rank(scores: Tensor, target: Tensor) -> Tensor:
     return (~behind).sum(1)
 
 
+def check_labels(target: Tensor, num_classes: int, *, ignore_index: int | None = None) -> None:
+    """Refuse class indices (N,) outside [0, K) but `ignore_index`, by default but negative ones.
+
+    On a CPU alone. On a GPU reading them would be a wait; PyTorch's own assertion finds them there.
+    """
+    if target.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    for i, label in enumerate(target.tolist()):
+        ignored = label < 0 if ignore_index is None else label == ignore_index
+        if not (0 <= label < num_classes or ignored):
+            other = "negative" if ignore_index is None else ignore_index
+            raise ValueError(f"target[{i}] must be in [0, {num_classes}) or {other}, got {label}")
+
+
 class ClassCounts:
     """How often each of K classes was seen, predicted, and predicted rightly.
 
@@ -86,11 +100,15 @@ class ClassCounts:
                 NaN before its own class is not right.
             target: (N,) int64 class indices; negative ones are unlabelled and not counted.
 
+        Raises:
+            ValueError: other shapes; on a CPU, a label that is no class.
+
         """
         if scores.ndim != 2 or scores.shape[1] != self.num_classes:
             raise ValueError(f"scores must be (N, {self.num_classes}), got {tuple(scores.shape)}")
         if target.shape != scores.shape[:1]:
             raise ValueError(f"target must be ({len(scores)},), got {tuple(target.shape)}")
+        check_labels(target, self.num_classes)
         labelled = target >= 0
         target = target.clamp(min=0)
         rank = own_class_rank(scores, target)
@@ -148,8 +166,12 @@ class ClassCounts:
     @property
     def class_f1(self) -> Tensor:
         """(K,) float64: 2 right / (clips + times predicted); NaN where it has no clip."""
-        f1 = 2 * self.correct.double() / (self.total + self.predicted)
-        return f1.where(self.total > 0, torch.nan)
+        return (self.correct / self.f1_clips).where(self.total > 0, torch.nan)
+
+    @property
+    def f1_clips(self) -> Tensor:
+        """(K,) float64: (clips + times predicted) / 2, of which the right ones' share is F1."""
+        return (self.total + self.predicted).double() / 2
 
     @property
     def class_loss(self) -> Tensor:

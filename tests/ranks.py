@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from cdb_video import distributed
 from cdb_video.build import build_trainer
@@ -18,6 +20,7 @@ from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks, process_group
 from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.experiments import open_run
+from cdb_video.losses import CDBLoss, RecallLoss
 
 
 def main() -> None:
@@ -52,10 +55,32 @@ def main() -> None:
                 "probabilities": drawing.sampling.probabilities(2, 3),
                 "train_counts": drawing.train_counts["noun"].to_dict()["table"],
             },
+            "plain_loop": plain_loop(ranks),
         }
         torch.save(state, out / f"rank{ranks.rank}.pt")
     if run:
         run.close()
+
+
+def plain_loop(ranks: Ranks) -> dict[str, Any]:
+    """Losses that count, without the trainer, after an epoch of one batch.
+
+    A clip of class 0 on every rank, right on rank 0 alone; a clip of class 1 on the last, right.
+    """
+    is_last = ranks.rank == ranks.world_size - 1
+    logits = F.one_hot(torch.tensor([0 if ranks.is_main else 1, 1]), 3).float()
+    target = torch.tensor([0, 1 if is_last else -1])
+    cdb, recall = CDBLoss(3, ignore_index=-1), RecallLoss(3, ignore_index=-1)
+    cdb.observe(logits, target)
+    cdb.step()
+    recall(logits, target)
+    recall.start_epoch(1, 2)
+    return {
+        "difficulty": cdb.difficulty,
+        "cdb": cdb.state_dict(),
+        "recall_weights": recall.class_weights,
+        "recall": recall.state_dict(),
+    }
 
 
 def with_cdb_sampler(config: Config) -> Config:

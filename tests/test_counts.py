@@ -276,11 +276,20 @@ def test_counting_never_waits_for_the_device() -> None:
         (torch.ones(2, 4), torch.zeros(2).long(), r"scores must be \(N, 3\), got \(2, 4\)"),
         (torch.ones(3), torch.zeros(3).long(), r"scores must be \(N, 3\), got \(3,\)"),
         (torch.ones(2, 3), torch.zeros(3).long(), r"target must be \(2,\), got \(3,\)"),
+        (
+            torch.ones(3, 3),
+            torch.tensor([2, -1, 3]),
+            r"target\[2\] must be in \[0, 3\) or negative, got 3",
+        ),
     ],
 )
-def test_a_wrong_shape_is_refused(scores: Tensor, target: Tensor, message: str) -> None:
+def test_a_bad_batch_is_not_counted(scores: Tensor, target: Tensor, message: str) -> None:
+    counts = ClassCounts(3)
+
     with pytest.raises(ValueError, match=message):
-        ClassCounts(3).update(scores, target)
+        counts.update(scores, target)
+
+    assert not counts.to_dict()["table"].any()
 
 
 def test_other_bad_values_are_refused() -> None:

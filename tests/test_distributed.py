@@ -1,5 +1,6 @@
 """Ranks agree: one torchrun job a rank count, judged by the files that its ranks wrote."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_with_the_cdb_sampler_every_rank_draws_and_weighs_the_same(
     assert int(first["train_counts"][3].sum()) == 12
     for other in others:
         assert_equal(first, other)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_without_the_trainer_losses_that_count_sum_over_the_ranks(
+    jobs: dict[int, list[State]], ranks: int
+) -> None:
+    first, *others = (state["plain_loop"] for state in jobs[ranks])
+
+    # Class 0: one of `ranks` clips is right; class 1: its only clip is; class 2 has none.
+    difficulty = [1 - 1 / ranks, 0, math.nan]
+    assert first["difficulty"].tolist() == pytest.approx(difficulty, nan_ok=True)
+    # One plus the missed, over one plus the seen.
+    assert first["recall_weights"].tolist() == pytest.approx([ranks / (1 + ranks), 1 / 2, 1])
+    for other in others:
+        for part in ("cdb", "recall"):
+            assert_equal(other[part], first[part], part)
 
 
 def test_seven_videos_are_counted_once_on_any_number_of_ranks(

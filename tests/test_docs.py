@@ -102,6 +102,16 @@ def test_egtea(examples: Path) -> None:
     assert (untrimmed.records[0].start_s, untrimmed.records[0].stop_s) == (1.0, 2.5)
 
 
+def test_epic100(examples: Path) -> None:
+    split = read_split(examples / "epic100", split="train")
+
+    take, cut = split.records
+    assert split.vocabularies["action"].names == ("take 0", "cut 1")
+    assert (take.start_s, take.stop_s, cut.start_s, cut.stop_s) == (0.2, 3.5, 62.5, 70.25)
+    assert cut.path == examples / "epic100/P02/videos/P02_101.MP4"
+    assert cut.metadata == {"participant": "P02", "unseen": "no"}
+
+
 def test_frames(examples: Path) -> None:
     [record] = read_split(examples / "frames", split="val", annotation_fps=25).records
 

@@ -44,7 +44,9 @@ def main() -> int:
         timeout_s=arguments.timeout,
     )
     diagnosis = replace(diagnosis, findings=in_order([*refused, *diagnosis.findings]))
-    report = make_report(diagnosis, num_workers=config.data.num_workers)
+    report = make_report(
+        diagnosis, num_workers=config.data.num_workers, in_memory=config.data.in_memory
+    )
     print_report(report, root=data_root(config))
     if arguments.json:
         save_report(arguments.json, report)

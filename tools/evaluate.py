@@ -144,6 +144,8 @@ def score_file(path: Path, tau: float, epic_submission: Path | None = None) -> N
     views = next(iter(predictions.heads.values())).view_scores.shape[1]
     if tau:
         predictions = adjust_predictions(predictions, classes, tau=tau)
+    if epic_submission is not None:
+        write_epic_submission(predictions, classes, epic_submission)
     role = path.stem.removeprefix("predictions_")
     print_report(
         make_report(

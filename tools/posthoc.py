@@ -1,4 +1,4 @@
-"""Correct a finished run for the long tail without training it again: minutes on a CPU.
+"""Correct a finished run for the long tail without training it again.
 
     python tools/posthoc.py runs/demo-1 logit-adjust             scores divided by the prior^tau
     python tools/posthoc.py runs/demo-1 tau-norm                 w / ||w||^tau, tau by validation
@@ -6,18 +6,21 @@
     python tools/posthoc.py runs/demo-1 lws                      one new scale a class
     python tools/posthoc.py runs/demo-1 tau-norm --tau 1 --split val data.root=ELSEWHERE
 
-A RUN is a run's folder or one checkpoint in it. Prints a split's figures before and after, writes
-report_<split>_<method>.json and predictions_<split>_<method>.npz into the run's folder and, but for
-logit-adjust, the corrected model as RUN/posthoc-<method>, a run that evaluate and predict take. crt
-and lws learn from frozen features of plain centre clips, where the paper (Kang et al., ICLR 2020)
-has augmented clips; tau is chosen on such features too. Any key of the run's configuration can be
-given anew as section.key=value.
+A RUN is a run's folder or one checkpoint in it. Prints a split's figures before and after, and
+writes both into the run's folder: report_<split>.json and predictions_<split>.npz, as evaluate
+does, and report_<split>_<method>.json and predictions_<split>_<method>.npz; but for logit-adjust
+the corrected model too, as RUN/posthoc-<method>, a run that evaluate and predict take.
+
+logit-adjust starts from predictions_<split>.npz where it is of this checkpoint and these views.
+The others need the features of every view of the split: one pass, as long as evaluating it. They
+are kept in the run's folder, and the next method takes seconds. crt and lws learn from features of
+plain centre clips, where the paper (Kang et al., ICLR 2020) has augmented clips; tau is chosen on
+such features too. Any key of the run's configuration can be given anew as section.key=value.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("method", choices=["logit-adjust", "tau-norm", "crt", "lws"])
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--tau", type=strength, help="default: logit-adjust 1, tau-norm by val")
+    parser.add_argument("--tau", type=float, help="default: logit-adjust 1, tau-norm by val")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--seed", type=int, default=0, help="of crt and lws")
@@ -71,14 +74,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.tau is not None and arguments.method in ("crt", "lws"):
         parser.error(f"--tau: {arguments.method} has none")
     return arguments
-
-
-def strength(text: str) -> float:
-    """A tau, for argparse."""
-    tau = float(text)
-    if not 0 <= tau < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
-    return tau
 
 
 def print_correction(found: Correction) -> None:

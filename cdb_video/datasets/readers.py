@@ -7,17 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from cdb_video.datasets import egtea, epic100, epic100_files
 from cdb_video.datasets.annotation_files import find_tables
 from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
-from cdb_video.datasets.egtea import EXPECTED_FILES, find_annotations, read_egtea
 from cdb_video.datasets.folder import find_videos, read_folder
 from cdb_video.datasets.table import read_table
 from cdb_video.errors import DataError
 
-Format = Literal["auto", "egtea", "table", "folder"]
+Format = Literal["auto", "egtea", "epic100", "table", "folder"]
 Part = Literal["all", "rest", "held_out"]
 
-_SUBJECT_COLUMN = {"egtea": "subject", "table": "participant", "folder": "participant"}
+_SUBJECT_COLUMN = {
+    "egtea": "subject",
+    "epic100": "participant",
+    "table": "participant",
+    "folder": "participant",
+}
+_EXPECTED_FILES = {"egtea": egtea.EXPECTED_FILES, "epic100": epic100.EXPECTED_FILES}
 
 
 def read_split(
@@ -37,15 +43,15 @@ def read_split(
 ) -> Split:
     """The records of one split, or of the union of several, with the classes of the whole data set.
 
-    The formats are described in `docs/data_format.md` and by `read_egtea`, `read_table` and
-    `read_folder`.
+    The formats are described in `docs/data_format.md` and by `read_egtea`, `read_epic100`,
+    `read_table` and `read_folder`.
 
     Args:
         annotations: relative to the root; where they lie if not where the format expects them.
         heads: which labels; None: every label the data has, or the heads of `vocabularies`.
         columns: for a table, our column name -> the file's.
         annotation_fps: for a table, frames a second of its frame columns and folders of frames.
-        hold_out_subjects: values of `hold_out_column` (egtea: subject, table: participant).
+        hold_out_subjects: values of `hold_out_column` (egtea: subject, others: participant).
         part: "rest" leaves the records of those subjects out, "held_out" keeps only them.
         check_files: every video must be there.
         vocabularies: the classes of a checkpoint; a label that is none of them is refused.
@@ -79,7 +85,7 @@ def read_split(
     if vocabularies is not None:
         read = _relabel(read, vocabularies)
     if check_files:
-        _check_files(read, EXPECTED_FILES if format == "egtea" else f"paths relative to {root}")
+        _check_files(read, _EXPECTED_FILES.get(format, f"paths relative to {root}"))
     return read
 
 
@@ -88,7 +94,9 @@ def _read_by_layout(
 ) -> Split:
     """Of the formats that need to be told nothing but where they are."""
     if format == "egtea":
-        return read_egtea(root, splits, annotations=annotations)
+        return egtea.read_egtea(root, splits, annotations=annotations)
+    if format == "epic100":
+        return epic100.read_epic100(root, splits, annotations=annotations)
     if format != "folder":
         raise DataError(f"data.format: {format!r}; allowed: {', '.join(get_args(Format))}")
     if annotations is not None:
@@ -107,18 +115,20 @@ def _refuse_bad_arguments(root: Path, splits: Sequence[str], part: str) -> None:
 
 def _detect_format(
     root: Path, annotations: Path | None, columns: Mapping[str, str]
-) -> Literal["egtea", "table", "folder"]:
-    if (find_annotations(root, annotations) / "action_idx.txt").is_file():
+) -> Literal["egtea", "epic100", "table", "folder"]:
+    if (egtea.find_annotations(root, annotations) / "action_idx.txt").is_file():
         return "egtea"
+    if epic100_files.find_annotations(root, annotations) is not None:
+        return "epic100"
     place = root if annotations is None else root / annotations
     if find_tables(place, root, path_column=columns.get("path", "path")):
         return "table"
     if find_videos(root, depth=1) or find_videos(root, depth=2):
         return "folder"
     raise DataError(
-        f"{place}: no data set found; looked for action_idx.txt (egtea), a .csv with a column "
-        "'path' or a .txt of lines 'path label' (table), <split>/<class>/<video> or "
-        "<class>/<video> (folder)"
+        f"{place}: no data set found; looked for action_idx.txt (egtea), EPIC_100_train.csv "
+        "(epic100), a .csv with a column 'path' or a .txt of lines 'path label' (table), "
+        "<split>/<class>/<video> or <class>/<video> (folder)"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +15,31 @@ from cdb_video.clips.batch import Batch
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import ToModelInput
 from cdb_video.datasets.annotations import UNLABELLED
-from cdb_video.errors import DataError
-from cdb_video.evaluation.predictions import _NOT_SUCH_A_FILE, HeadClasses
+from cdb_video.evaluation.predictions import (
+    HeadClasses,
+    HeadPredictions,
+    Predictions,
+    class_arrays,
+    classes_of,
+    heads_of,
+    load_arrays,
+    save_arrays,
+)
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
 
+VIDEOS_AT_ONCE = 256
+"""How many videos' features are scored at once: logits (256, V, K) take little memory."""
+
 
 @dataclass(frozen=True)
 class Features:
-    """The features of M videos, in the order of their split."""
+    """The features of M videos, in the order of their split: what the backbone gives, fp32."""
 
     ids: tuple[str, ...]
     features: Tensor
-    """(M, D) fp32: the mean over a video's views of the backbone's output, before dropout."""
+    """(M, D), the mean over a video's views; or (M, V, D), of each view. Before dropout."""
     labels: Mapping[str, Tensor]
     """Head -> (M,) int64, -1 where unlabelled."""
     source: str = ""
@@ -37,8 +47,11 @@ class Features:
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.features), *map(len, self.labels.values())}
-        if self.features.ndim != 2 or len(sizes) != 1:
-            raise ValueError(f"ids, features (M, D) and labels differ in length: {sizes}")
+        if self.features.ndim not in (2, 3) or len(sizes) != 1:
+            raise ValueError(
+                f"features must be (M, D) or (M, V, D), got {tuple(self.features.shape)}; "
+                f"ids, features and labels must not differ in length: {sizes}"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,6 +62,7 @@ def extract_features(
     loader: EvaluationLoader,
     *,
     device: torch.device | str,
+    by_view: bool = False,
     precision: Precision = "fp32",
     micro_batch_size: int = 32,
     description: str = "extracting features",
@@ -63,6 +77,7 @@ def extract_features(
         model: not wrapped in DDP; left in training mode if it was.
         loader: this rank's part of the split.
         device: where the model is.
+        by_view: (M, V, D), which `score_features` takes, in place of the mean over views (M, D).
         precision: of the forward pass.
         micro_batch_size: clips a forward, at most.
         description: what the progress bar says.
@@ -71,14 +86,16 @@ def extract_features(
     """
     device = torch.device(device)
     records = loader.views.records
-    features = torch.zeros(len(records), model.backbone.num_features)
+    views = (loader.views.num_views,) if by_view else ()
+    features = torch.zeros(len(records), *views, model.backbone.num_features)
     to_input = ToModelInput(*model.normalization).to(device)
     was_training = model.training
     model.eval()
     with Progress(description, total=len(loader.order.indices), unit="videos", quiet=quiet) as bar:
         for batch in loader:
             with autocast(device, precision):
-                features[batch.indices] = _video_features(model, batch, to_input, micro_batch_size)
+                found = _view_features(model, batch, to_input, micro_batch_size)
+            features[batch.indices] = (found if by_view else found.mean(1)).cpu()
             bar.advance(len(batch))
     model.train(was_training)
     return Features(
@@ -92,17 +109,44 @@ def extract_features(
 
 
 @torch.inference_mode()
-def _video_features(
+def _view_features(
     model: Recognizer, batch: Batch, to_input: ToModelInput, micro_batch_size: int
 ) -> Tensor:
-    """(B, D) fp32 on the CPU."""
+    """(B, V, D) fp32."""
     device = to_input.mean.device
     parts = [
         model.features(to_input(clips.to(device, non_blocking=True))).float()
         for clips in batch.clips.flatten(0, 1).split(micro_batch_size)
     ]
-    features = torch.cat(parts).reshape(*batch.clips.shape[:2], -1)
-    return features.mean(1).cpu()
+    return torch.cat(parts).reshape(*batch.clips.shape[:2], -1)
+
+
+@torch.no_grad()
+def score_features(
+    model: Recognizer, features: Features, *, precision: Precision = "fp32"
+) -> Predictions:
+    """What `evaluate` says of the videos, by the model's heads alone.
+
+    As there, a video's score is the mean over its views of the softmax in fp32; sums in another
+    order move the last bits.
+
+    Args:
+        model: in evaluation mode, on its device.
+        features: (M, V, D), by its backbone.
+        precision: of the heads.
+
+    """
+    device = next(model.parameters()).device
+    heads = {}
+    for head, module in model.heads.items():
+        parts = []
+        for views in features.features.split(VIDEOS_AT_ONCE):
+            with autocast(device, precision):
+                logits = module(views.flatten(0, 1).to(device))
+            parts.append(logits.float().softmax(1).cpu().unflatten(0, views.shape[:2]))
+        scores = torch.cat(parts)
+        heads[head] = HeadPredictions(scores.mean(1), scores.half(), features.labels[head])
+    return Predictions(features.ids, heads)
 
 
 def save_features(path: Path, features: Features, classes: Mapping[str, HeadClasses]) -> None:
@@ -117,11 +161,8 @@ def save_features(path: Path, features: Features, classes: Mapping[str, HeadClas
     }
     for head, labels in features.labels.items():
         arrays[f"labels_{head}"] = labels.numpy()
-        arrays[f"class_names_{head}"] = np.array(classes[head].names, dtype=np.str_)
-        arrays[f"train_counts_{head}"] = classes[head].train_counts.numpy()
-    beside = path.with_name(f"{path.stem}.tmp{os.getpid()}.npz")
-    np.savez(beside, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the options for arrays
-    beside.replace(path)
+    # As they are: features hardly compress.
+    save_arrays(path, arrays | class_arrays(classes, features.labels), compress=False)
 
 
 def load_features(path: Path) -> tuple[Features, dict[str, HeadClasses]]:
@@ -131,25 +172,12 @@ def load_features(path: Path) -> tuple[Features, dict[str, HeadClasses]]:
         DataError: not such a file.
 
     """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        heads = [name.removeprefix("labels_") for name in arrays if name.startswith("labels_")]
-        if not heads:
-            raise ValueError("it has no labels")
+    with load_arrays(path, kind="features") as arrays:
+        heads = heads_of(arrays, "labels_")
         features = Features(
             ids=tuple(arrays["ids"].tolist()),
             features=torch.from_numpy(arrays["features"]),
             labels={head: torch.from_numpy(arrays[f"labels_{head}"]) for head in heads},
             source=str(arrays.get("source", "")),
         )
-        classes = {
-            head: HeadClasses(
-                names=tuple(arrays[f"class_names_{head}"].tolist()),
-                train_counts=torch.from_numpy(arrays[f"train_counts_{head}"]),
-            )
-            for head in heads
-        }
-    except _NOT_SUCH_A_FILE as error:
-        raise DataError(f"{path}: not a features file: {error}") from None
-    return features, classes
+        return features, classes_of(arrays, heads)

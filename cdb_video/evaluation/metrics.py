@@ -81,7 +81,7 @@ def _scored_figures(
         "mean_class_top5": float(counts.class_top5.nanmean()) if has_top5 else None,
         "mean_class_accuracy_logit_adjusted": adjusted.mean_class_accuracy,
         "mean_class_precision": float(class_precision(counts)[present].mean()),
-        "macro_f1": float(class_f1(counts)[present].mean()),
+        "macro_f1": float(counts.class_f1.nanmean()),
         "harmonic_mean": harmonic_mean(accuracy),
         "worst_fifth": worst_fifth(accuracy),
         "ece": expected_calibration_error(part.scores, part.labels),
@@ -91,11 +91,6 @@ def _scored_figures(
 def class_precision(counts: ClassCounts) -> Tensor:
     """(K,) float64: right over predicted; 0 for a class that was never predicted."""
     return counts.correct.double() / counts.predicted.clamp(min=1)
-
-
-def class_f1(counts: ClassCounts) -> Tensor:
-    """(K,) float64: harmonic mean of class accuracy and precision; 0 where both are."""
-    return 2 * counts.correct.double() / (counts.total + counts.predicted).clamp(min=1)
 
 
 def harmonic_mean(accuracy: Tensor) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -30,13 +31,29 @@ BATCH_SIZE = 512
 """Of cRT and LWS, whatever the number of videos."""
 
 
+def check_strength(tau: float) -> None:
+    """Refuse a tau of logit adjustment or tau normalisation that makes no sense.
+
+    Raises:
+        ConfigError: below 0, infinite or NaN.
+
+    """
+    if not 0 <= tau < math.inf:
+        raise ConfigError(f"tau must be a number of at least 0, got {tau:g}")
+
+
 def adjust_predictions(
     predictions: Predictions, classes: Mapping[str, HeadClasses], *, tau: float
 ) -> Predictions:
     """The softmax of log scores - tau log(prior), of each video and of each of its views.
 
     A video's new score comes from its old one, so it is not the mean of its views' new ones.
+
+    Raises:
+        ConfigError: see `check_strength`.
+
     """
+    check_strength(tau)
     heads = {
         head: dataclasses.replace(
             part,
@@ -71,7 +88,13 @@ def linear_heads(model: Recognizer) -> dict[str, nn.Linear]:
 
 @torch.no_grad()
 def tau_normalized(head: nn.Linear, *, tau: float) -> nn.Linear:
-    """Class vectors w_c / ||w_c||^tau without bias: 0 drops the bias alone, 1 makes norms equal."""
+    """Class vectors w_c / ||w_c||^tau without bias: 0 drops the bias alone, 1 makes norms equal.
+
+    Raises:
+        ConfigError: see `check_strength`.
+
+    """
+    check_strength(tau)
     corrected = copy.deepcopy(head)
     norms = head.weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(head.weight.dtype).tiny)
     corrected.weight.copy_(head.weight / norms**tau)
@@ -86,9 +109,11 @@ def choose_tau(head: nn.Linear, features: Tensor, labels: Tensor) -> float:
     Args:
         head: as trained.
         features: (M, D) of validation videos.
-        labels: (M,), -1 where unlabelled.
+        labels: (M,), -1 where unlabelled; one at least is labelled.
 
     """
+    if not bool((labels >= 0).any()):
+        raise ValueError("labels: none is labelled, so no tau is better than another")
 
     def mean_class_accuracy(tau: float) -> float:
         counts = ClassCounts(head.out_features)

@@ -1,17 +1,14 @@
-"""The pictures of a report. They are data URIs: one file holds the page, and ids cannot meet."""
+"""The pictures of a report page."""
 
 from __future__ import annotations
 
-import base64
-import io
-import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cdb_video.counts import FEW_SHOT, MANY_SHOT
+from cdb_video.evaluation.canvas import panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,49 +22,25 @@ NUMBERED_CELLS = 12
 """Confusion matrices of so many classes or fewer have their percentages written in."""
 NAMED_ROWS = 130
 """Larger confusion matrices have no class names: no one could read them."""
-LARGE_SVG = 150_000
-"""Bytes from which on a PNG is tried as well."""
 
 # Of Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#c8c8c8"
 
 
-def picture_uri(picture: Figure) -> str:
-    """A data URI: SVG with real text, or PNG where that is smaller."""
-    import matplotlib
-
-    # With the salt and without the date, the same report is the same file.
-    style = {"svg.hashsalt": "cdb_video", "svg.fonttype": "none"}
-    with warnings.catch_warnings(), matplotlib.rc_context(style):
-        # The browser has the glyphs that matplotlib's font lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        data, kind = _saved(picture, format="svg", metadata={"Date": None}), "svg+xml"
-        if len(data) > LARGE_SVG:
-            png = _saved(picture, format="png", dpi=150, metadata={"Software": None})
-            data, kind = min((data, kind), (png, "png"), key=lambda one: len(one[0]))
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _saved(picture: Figure, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    picture.savefig(stream, **options)
-    return stream.getvalue()
-
-
 def draw_reliability(bins: Reliability) -> Figure:
     """Accuracy against confidence, above how many clips have that confidence."""
-    picture, (upper, lower) = _panels(2, 1, figsize=(4.6, 4.6), height_ratios=[3, 1], sharex=True)
+    picture, (upper, lower) = panels(
+        2, 1, figsize=(4.6, 4.4), margins=(0.65, 0.55, 0.15, 0.1), height_ratios=[3, 1], sharex=True
+    )
     width = 1 / len(bins.count)
     edges = np.arange(len(bins.count)) * width
     filled = bins.count > 0
-    upper.bar(
-        edges[filled], bins.accuracy[filled], width, align="edge", color=COLOURS[0], edgecolor="w"
-    )
-    upper.plot([0, 1], [0, 1], color="#666666", linewidth=1, linestyle="--")
-    upper.plot(bins.confidence[filled], bins.accuracy[filled], "o", color=COLOURS[1], markersize=4)
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    lower.bar(edges, bins.count, width, align="edge", color=GREY, edgecolor="w")
+    bar = {"width": width, "align": "edge", "edgecolor": "white"}
+    upper.bar(edges[filled], bins.accuracy[filled], color=COLOURS[0], **bar)
+    upper.plot([0, 1], [0, 1], color="#222222", linewidth=1, linestyle="--")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right")
+    lower.bar(edges, bins.count, color=GREY, **bar)
     lower.set(xlabel="confidence: score of the predicted class", ylabel="clips")
     return picture
 
@@ -84,69 +57,88 @@ def draw_accuracy_by_count(
         total: (K,) clips of the split: the area of a dot.
 
     """
-    picture, (panel,) = _panels(1, 1, figsize=(9, 4.4))
+    picture, (panel,) = panels(1, 1, figsize=(10, 4.2), margins=(0.65, 0.55, 0.15, 0.1))
     known = np.flatnonzero(total > 0)
     x, y = train_counts[known], accuracy[known]
-    area = 18 + 160 * total[known] / total.max()
-    panel.scatter(x, y, s=area, color=COLOURS[0], alpha=0.55, linewidths=0)
+    panel.scatter(
+        x, y, s=18 + 160 * total[known] / total.max(), color=COLOURS[0], alpha=0.55, linewidths=0
+    )
     # Linear from 0 to 1, where a logarithm has no place for a class without training clips.
     panel.set_xscale("symlog", linthresh=1)
-    panel.set(xlabel="training clips of the class", ylabel="accuracy", ylim=(-0.05, 1.08))
-    panel.set_xlim(-0.1 if x.min() == 0 else 0.8 * x.min(), max(1.6 * x.max(), 2))
+    panel.set_xlim(-0.1 if x.min() == 0 else 0.8 * x.min(), max(1.4 * x.max(), 2))
+    ticks = [0, *(step * 10**power for power in range(8) for step in (1, 2, 5))]
+    panel.set_xticks([tick for tick in ticks if x.min() <= tick <= x.max()] or [int(x.min())])
+    panel.xaxis.set_major_formatter("{x:.0f}")
+    panel.set(xlabel="training clips of the class", ylabel="accuracy", ylim=(-0.05, 1.1))
     for border in (FEW_SHOT, MANY_SHOT):
         panel.axvline(border, color="#999999", linewidth=0.8, linestyle=":")
-    log_count = np.log1p(x)
     distance = np.zeros(len(y))
     if len(np.unique(x)) > 1:
-        slope, offset = np.polyfit(log_count, y, 1)
-        distance = np.abs(y - slope * log_count - offset)
-        line = np.array([x.min(), x.max()])
-        line = np.geomspace(*np.clip(line, 0.5, None), 50)
-        panel.plot(line, slope * np.log1p(line) + offset, color="#666666", linewidth=1)
-    _name_dots(panel, [names[i] for i in known], x, y, np.argsort(-distance, kind="stable"))
+        slope, offset = np.polyfit(np.log1p(x), y, 1)
+        distance = np.abs(y - slope * np.log1p(x) - offset)
+        line = np.geomspace(max(x.min(), 0.5), x.max(), 50)
+        fitted = np.clip(slope * np.log1p(line) + offset, 0, 1)
+        panel.plot(line, fitted, color="#666666", linewidth=1)
+    order = np.argsort(-distance, kind="stable")
+    _name_dots(panel, [names[i] for i in known[order].tolist()], x[order], y[order])
     return picture
 
 
-def _name_dots(
-    panel: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, order: np.ndarray
-) -> None:
-    """Name the first of an order that do not stand in a named one's way."""
-    left, right = panel.get_xlim()
-    across = np.array([left, right])
-    place = (np.arcsinh(x) - np.arcsinh(across[0])) / np.ptp(np.arcsinh(across))
-    named: list[tuple[float, float]] = []
-    for i in order:
-        crowded = any(abs(place[i] - a) < 0.16 and abs(y[i] - b) < 0.05 for a, b in named)
-        if crowded:
+def _name_dots(panel: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
+    """Name the first dots whose names do not meet."""
+    places = (panel.transData + panel.transAxes.inverted()).transform(np.column_stack([x, y]))
+    named: list[tuple[float, float, float]] = []
+    for name, dot, (across, up) in zip(names, zip(x, y, strict=True), places, strict=True):
+        length = 0.0095 * len(_short(name))  # of 9 points, on this picture's width
+        sign = -1 if across + length > 1 else 1
+        left, right = sorted((across, across + sign * length))
+        if any(left < b and right > a and abs(up - height) < 0.05 for a, b, height in named):
             continue
-        to_left = place[i] > 0.75
         panel.annotate(
-            _short(names[i]),
-            (x[i], y[i]),
-            xytext=(-7 if to_left else 7, 4),
+            _short(name),
+            dot,
+            xytext=(7 * sign, 4),
             textcoords="offset points",
-            ha="right" if to_left else "left",
+            ha="right" if sign < 0 else "left",
             fontsize=9,
             parse_math=False,
         )
-        named.append((float(place[i]), float(y[i])))
+        named.append((left, right, up))
         if len(named) == NAMED_OUTLIERS:
             return
 
 
-def draw_history(names: Sequence[str], history: ClassHistory) -> Figure:
-    """Difficulty and weight of every class over the epochs; the hardest now in colour."""
-    panels = {"difficulty": history.difficulty, "weight": history.weight}
-    picture, axes = _panels(1, 2, figsize=(11.5, 3.8))
+def draw_history(names: Sequence[str], history: ClassHistory) -> Figure | None:
+    """Difficulty and weight of every class over the epochs; the hardest now in colour.
+
+    A panel is left out where nothing is known, or where every weight is 1.
+    """
+    tables = {"difficulty": history.difficulty, "weight": history.weight}
+    told = {
+        name: table
+        for name, table in tables.items()
+        if np.isfinite(table).any() and not (table == 1).all()
+    }
+    if not told:
+        return None
+    picture, axes = panels(
+        1, len(told), figsize=(6.2 * len(told), 3.6), margins=(0.5, 0.5, 2.0, 0.3), gaps=(2.5, 0)
+    )
     hardest = history.hardest(NAMED_HARDEST)
-    for panel, (title, values) in zip(axes, panels.items(), strict=True):
-        others = np.delete(values, hardest, axis=1)
-        panel.plot(history.epochs, others, color=GREY, linewidth=0.7)
+    for panel, (title, table) in zip(axes, told.items(), strict=True):
+        for some in np.array_split(
+            np.delete(table, hardest, axis=1), len(names) // 100 + 1, axis=1
+        ):
+            # Lines of a hundred classes with gaps: thousands of objects, or one of thousands of
+            # classes, take half a minute to draw.
+            gaps = np.vstack([some, np.full((1, some.shape[1]), np.nan)])
+            x = np.tile(np.append(history.epochs, np.nan), some.shape[1])
+            panel.plot(x, gaps.T.ravel(), color=GREY, linewidth=0.7)
         for colour, i in zip(COLOURS, hardest, strict=False):
-            panel.plot(history.epochs, values[:, i], color=colour, linewidth=1.6)
+            panel.plot(history.epochs, table[:, i], color=colour, linewidth=1.6)
         panel.set(xlabel="epoch", title=title, xlim=(0, max(history.epochs[-1], 1)))
-        panel.margins(y=0.04)
-        _name_ends(panel, [names[i] for i in hardest], values[-1, hardest])
+        panel.set_ylim(bottom=-0.03)
+        _name_ends(panel, [names[i] for i in hardest], table[-1, hardest])
     return picture
 
 
@@ -186,33 +178,43 @@ def draw_confusion(names: Sequence[str], confusion: np.ndarray) -> Figure:
     from matplotlib.colors import PowerNorm
 
     number = len(names)
-    side = float(np.clip(2.6 + 0.27 * number, 4.2, 11.5))
-    picture, (panel,) = _panels(1, 1, figsize=(side, side))
+    is_named = number <= NAMED_ROWS
+    side = max(2.5, min(0.3 * number, 9.5), 0.1 * number * is_named)
+    size = min(9.0, 0.8 * 72 * side / number)
+    shown_names = [_short(name) for name in names] if is_named else []
+    room = 0.15 + max((0.6 * size / 72 * len(name) for name in shown_names), default=0)
+    picture, (panel,) = panels(
+        1,
+        1,
+        figsize=(room + side + 0.35, room + side + 0.35),
+        margins=(room, room, 0.35, 0.35),
+    )
     total = confusion.sum(axis=1, keepdims=True)
     share = np.where(total > 0, confusion / np.maximum(total, 1), np.nan).astype(np.float32)
     panel.set_facecolor("#dddddd")
     # A root, so that a tenth of the clips can be seen.
     panel.imshow(share, cmap="Blues", norm=PowerNorm(0.6, 0, 1), interpolation="nearest")
-    panel.set(xlabel="predicted", ylabel="true class")
     panel.spines[["top", "right"]].set_visible(True)
+    panel.xaxis.set_label_position("top")
+    panel.yaxis.set_label_position("right")
+    panel.set(xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
+    # Texts, as a tick costs three times as much.
+    style = {"fontsize": size, "parse_math": False}
+    for i, name in enumerate(shown_names):
+        panel.text(-0.7, i, name, ha="right", va="center", **style)
+        panel.text(i, number - 0.3, name, ha="center", va="top", rotation=90, **style)
     if number <= NUMBERED_CELLS:
         for (row, column), value in np.ndenumerate(share):
             if value > 0:
                 colour = "white" if value > 0.5 else "#222222"
                 shown = f"{100 * value:.0f}"
-                panel.text(column, row, shown, ha="center", va="center", color=colour, fontsize=9)
-    if number <= NAMED_ROWS:
-        size = min(9.0, 0.72 * 72 * side / number)
-        shown_names = [_short(name) for name in names]
-        panel.set_yticks(range(number), shown_names, fontsize=size, parse_math=False)
-        panel.set_xticks(range(number), shown_names, fontsize=size, rotation=90, parse_math=False)
-        panel.tick_params(length=0)
+                panel.text(column, row, shown, ha="center", va="center", color=colour, fontsize=8)
     return picture
 
 
 def draw_curves(events: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> Figure:
     """Loss, learning rate, mean class accuracy and speed over the epochs."""
-    picture, (loss, rate, accuracy, speed) = _panels(1, 4, figsize=(14, 3.2))
+    picture, (loss, rate, accuracy, speed) = panels(1, 4, figsize=(14, 3.2))
     train = [event for event in events if event["event"] == "train"]
     _plot(loss, train, ["loss"], "training", COLOURS[0])
     evals = [event for event in events if event["event"] == "eval"]
@@ -233,6 +235,9 @@ def draw_curves(events: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> Fi
     for panel in (loss, rate, accuracy, speed):
         panel.set_xlabel("epoch")
         panel.set_xlim(left=0)
+        if panel.get_legend_handles_labels()[0]:
+            for text in panel.legend(frameon=False, fontsize=9).get_texts():
+                text.set_parse_math(False)
     return picture
 
 
@@ -244,42 +249,17 @@ def _plot(
     colour: str,
     **style: Any,
 ) -> None:
-    """One figure of the events that have it, named at its last point."""
-    x, y = [], []
+    """One figure of the events that have it."""
+    points = []
     for event in events:
         value: Any = event
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None:
-            x.append(event["epoch"])
-            y.append(value)
-    if not x:
-        return
-    panel.plot(x, y, color=colour, linewidth=1.3, **style)
-    if name is not None:
-        panel.annotate(
-            _short(name),
-            (x[-1], y[-1]),
-            xytext=(3, 3),
-            textcoords="offset points",
-            color=colour,
-            fontsize=9,
-            parse_math=False,
-        )
+            points.append((event["epoch"], value))
+    if points:
+        panel.plot(*zip(*points, strict=True), color=colour, linewidth=1.3, label=name, **style)
 
 
-def _panels(rows: int, columns: int, *, figsize: tuple[float, float], **options: Any) -> Any:
-    """A picture and its flat array of axes; Any, as what subplots gives depends on its arguments."""
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=figsize, layout="constrained")
-    axes = picture.subplots(rows, columns, squeeze=False, **options).ravel()
-    for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=9)
-        panel.title.set_fontsize(11)
-    return picture, axes
-
-
-def _short(name: str) -> str:
-    return textwrap.shorten(name, 30, placeholder="…") if " " in name else name[:30]
+def _short(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -217,8 +217,8 @@ class Comparison:
     def _notes_on_figures(self) -> list[str]:
         smallest = {n: 2 * 0.5**n for n in range(2, 6)}.get(len(self.seeds))
         notes = [
-            "Logit adjusted is mean class accuracy after a post-hoc correction of the prior; an arm "
-            "that corrects it in training is corrected twice. Seconds an epoch include "
+            "Logit adjusted is mean class accuracy after a post-hoc correction of the prior; an "
+            "arm that corrects it in training is corrected twice. Seconds an epoch include "
             "validation, which an arm that trains on those clips does not have."
         ]
         if smallest is not None:

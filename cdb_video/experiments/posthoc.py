@@ -5,20 +5,31 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cdb_video.build import split_fed
+from torch import Tensor
+
+from cdb_video.build import write_report
 from cdb_video.build_data import read_role
 from cdb_video.config_file import dump_config, load_config
-from cdb_video.datasets.annotations import Split
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation import posthoc
-from cdb_video.evaluation.predictions import Predictions, save_predictions
+from cdb_video.evaluation.evaluate import EvalReport
+from cdb_video.evaluation.features import Features
+from cdb_video.evaluation.predictions import HeadClasses, Predictions, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
-from cdb_video.experiments.features import plain_features
-from cdb_video.experiments.runs import LoadedRun, score
+from cdb_video.experiments.features import (
+    plain_features,
+    run_predictions,
+    scores_of,
+    source_of,
+    view_features,
+)
+from cdb_video.experiments.runs import LoadedRun
+from cdb_video.models.recognizer import Recognizer
 from cdb_video.training.checkpoint import save_checkpoint
 
 Method = Literal["logit-adjust", "tau-norm", "crt", "lws"]
@@ -47,10 +58,14 @@ def correct(
 ) -> Correction:
     """Correct a run, score a split with it before and after, and write what was found.
 
-    Both scores are made here, by the run's configuration, and not taken from files of the run.
-    `report_<role>_<method>.json` and `predictions_<role>_<method>.npz` go into the run's folder;
-    of the methods that make new heads `posthoc-<method>/` as well, a run that evaluate and predict
-    take.
+    Logit adjustment takes the predictions that evaluation left in the run's folder, when they are
+    of this checkpoint and these views. New heads are put on the features of the split's every
+    view, and the old ones too, so that before and after differ by the heads alone; the features
+    are made in one pass and kept, so that a second method is done in seconds.
+
+    `report_<role>.json` and `predictions_<role>.npz` are written as evaluation writes them, the
+    corrected ones beside them as `..._<role>_<method>`; of the methods that make new heads
+    `posthoc-<method>/` as well, a run that evaluate and predict take.
 
     Args:
         run: on its device.
@@ -60,34 +75,57 @@ def correct(
         seed: of crt and lws.
 
     Raises:
-        ConfigError: heads that are not linear, or a split that the run does not have.
+        ConfigError: a tau that is no number of at least 0, heads that are not linear, a split that
+            the run does not have, or one without labels that a method learns from.
+        DataError: annotations, or a kept file, that cannot be used.
 
     """
+    if tau is not None:
+        posthoc.check_strength(tau)
     split = read_role(run.config, role, vocabularies=run.vocabularies)
-    settings: dict[str, Any] = {"method": method}
-    folder = None
+    corrected = None
     if method in NEW_HEADS:
-        corrected, chosen = _with_new_heads(run, method, tau=tau, seed=seed)
-        settings |= chosen
-        folder = _save(corrected, run, method, settings)
-        before = score(run, split, description="before").predictions
-        after = score(corrected, split, description="after").predictions
+        corrected, settings = _with_new_heads(run, method, tau=tau, seed=seed)
+        features = view_features(run, split, role)
+        old = dataclasses.replace(scores_of(run, run.model, features), source=source_of(run))
+        new = scores_of(run, corrected, features)
     else:
-        settings["tau"] = 1.0 if tau is None else tau
-        before = score(run, split, description=f"evaluating {role}").predictions
-        after = posthoc.adjust_predictions(before, run.classes, tau=settings["tau"])
-    report = _report(run, after, split, role, method) | {"posthoc": settings}
-    if settings.get("chosen_on") == role:
-        report["split_fed"] = [*report["split_fed"], "tau"]
-    save_predictions(run.folder / f"predictions_{role}_{method}.npz", after, run.classes)
-    save_report(run.folder / f"report_{role}_{method}.json", report)
-    return Correction(_report(run, before, split, role), report, folder)
+        settings = {"tau": 1.0 if tau is None else tau}
+        old = run_predictions(run, split, role)
+        new = posthoc.adjust_predictions(old, run.classes, tau=settings["tau"])
+    before = write_report(
+        run.folder,
+        EvalReport(old, run.config.views.num_views),
+        config=run.config,
+        classes=run.classes,
+        split=split,
+        role=role,
+    )
+    after = _report(new, run.classes, before, {"method": method, **settings})
+    save_predictions(run.folder / f"predictions_{role}_{method}.npz", new, run.classes)
+    save_report(run.folder / f"report_{role}_{method}.json", after)
+    folder = None if corrected is None else _save(corrected, run, after)
+    return Correction(before, after, folder)
+
+
+def _report(
+    predictions: Predictions,
+    classes: Mapping[str, HeadClasses],
+    before: dict[str, Any],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The report before, of corrected predictions."""
+    same = {key: before[key] for key in ("split", "annotation_split", "views", "split_fed")}
+    if settings.get("chosen_on") == before["split"]:
+        same["split_fed"] = [*same["split_fed"], "tau"]
+    name = f"{before['run']}-{settings['method']}"
+    return make_report(predictions, classes, run=name, **same) | {"posthoc": settings}
 
 
 def _with_new_heads(
     run: LoadedRun, method: Method, *, tau: float | None, seed: int
-) -> tuple[LoadedRun, dict[str, Any]]:
-    """The run with other heads, and the settings that made them."""
+) -> tuple[Recognizer, dict[str, Any]]:
+    """The run's model with other heads, and the settings that made them."""
     heads = posthoc.linear_heads(run.model)
     settings: dict[str, Any]
     if method == "tau-norm":
@@ -103,14 +141,17 @@ def _with_new_heads(
         new = {
             # On the CPU whatever the device: the same seed then gives the same heads.
             name: train(
-                copy.deepcopy(head).cpu(), features.features, features.labels[name], seed=seed
+                copy.deepcopy(head).cpu(),
+                features.features,
+                _labels(features, name, "train"),
+                seed=seed,
             )
             for name, head in heads.items()
         }
     model = copy.deepcopy(run.model)
     for name, head in new.items():
         model.heads[name].load_state_dict(head.state_dict())
-    return dataclasses.replace(run, model=model), settings
+    return model, settings
 
 
 def _choose_taus(run: LoadedRun) -> dict[str, Any]:
@@ -122,44 +163,37 @@ def _choose_taus(run: LoadedRun) -> dict[str, Any]:
     features = plain_features(run, "val")
     taus = {
         name: posthoc.choose_tau(
-            copy.deepcopy(head).cpu(), features.features, features.labels[name]
+            copy.deepcopy(head).cpu(), features.features, _labels(features, name, "val")
         )
         for name, head in posthoc.linear_heads(run.model).items()
     }
     return {"tau": taus, "chosen_on": "val"}
 
 
-def _name(run: LoadedRun, method: Method | None = None) -> str:
-    name = run.config.run.name or run.folder.name
-    return f"{name}-{method}" if method else name
+def _labels(features: Features, head: str, role: str) -> Tensor:
+    """The labels (M,) of a head, at least one of which there must be."""
+    labels = features.labels[head]
+    if not bool((labels >= 0).any()):
+        advice = "; give --tau" if role == "val" else ""
+        raise ConfigError(
+            f"data.{role}_split: none of its {len(features)} clips is labelled for head {head!r}, "
+            f"whose correction is learned from them{advice}"
+        )
+    return labels
 
 
-def _report(
-    run: LoadedRun, predictions: Predictions, split: Split, role: str, method: Method | None = None
-) -> dict[str, Any]:
-    views = run.config.views
-    return make_report(
-        predictions,
-        run.classes,
-        run=_name(run, method),
-        split=role,
-        annotation_split=split.name,
-        views=f"{views.num_clips}x{views.num_crops}",
-        split_fed=split_fed(run.config, role),
-    )
-
-
-def _save(corrected: LoadedRun, run: LoadedRun, method: Method, settings: dict[str, Any]) -> Path:
+def _save(model: Recognizer, run: LoadedRun, report: dict[str, Any]) -> Path:
     """A run's folder with one checkpoint, the corrected one."""
-    folder = run.folder / f"posthoc-{method}"
+    settings = report["posthoc"]
+    folder = run.folder / f"posthoc-{settings['method']}"
     about = {"checkpoint": run.checkpoint.name, **settings}
     # As it was trained: what was given anew for this call is no part of the run.
     config = load_config(run.checkpoint / "config.yaml")
-    named = config.run.model_copy(update={"name": _name(run, method)})
+    named = config.run.model_copy(update={"name": report["run"]})
     save_checkpoint(
         folder / "checkpoints",
         0,
-        model=corrected.model.state_dict(),
+        model=model.state_dict(),
         training={},
         texts={
             "config.yaml": dump_config(config.model_copy(update={"run": named})),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport, evaluate
 from cdb_video.evaluation.predict import Ranking, predict
 from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.experiments.features import source_of
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import choose_precision
 from cdb_video.training import checkpoint
@@ -174,7 +175,7 @@ def score(
     """Score a split with the run's model and views; every rank scores its part."""
     loader = build_evaluation_loader(run.config, split, ranks=ranks)
     device = next(run.model.parameters()).device
-    return evaluate(
+    report = evaluate(
         run.model,
         loader,
         device=device,
@@ -183,6 +184,8 @@ def score(
         description=description,
         quiet=not ranks.is_main,
     )
+    named = replace(report.predictions, source=source_of(run))
+    return replace(report, predictions=named)
 
 
 def open_run(

@@ -8,6 +8,7 @@ from torch import nn
 
 from cdb_video.losses.base import CrossEntropyLoss, FocalLoss, ShelfLoss
 from cdb_video.losses.cdb import CDBLoss, CDBSampling, cdb_weights
+from cdb_video.losses.class_weighted import ClassWeightedLoss
 from cdb_video.losses.competition import EqualizationLoss, SeesawLoss
 from cdb_video.losses.difficulty import ClassDifficulty
 from cdb_video.losses.margins import LDAMLoss
@@ -50,6 +51,7 @@ __all__ = [
     "CDBSampling",
     "ClassBalancedLoss",
     "ClassDifficulty",
+    "ClassWeightedLoss",
     "CrossEntropyLoss",
     "DeferredReweighting",
     "EqualizationLoss",

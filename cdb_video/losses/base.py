@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdb_video.counts import check_labels
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -35,8 +37,7 @@ def check_label_smoothing(label_smoothing: float) -> None:
 def check_batch(logits: Tensor, target: Tensor, num_classes: int, *, ignore_index: int) -> None:
     """Refuse shapes other than logits (N, K) with labels (N,) or probabilities (N, K).
 
-    On a CPU also labels outside [0, K) that are not `ignore_index`. On a GPU reading them would be
-    a wait; PyTorch's own assertion finds them there.
+    On a CPU also labels outside [0, K) that are not `ignore_index`; see `check_labels`.
     """
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         raise ValueError(f"logits must be (N, {num_classes}), got {tuple(logits.shape)}")
@@ -45,13 +46,8 @@ def check_batch(logits: Tensor, target: Tensor, num_classes: int, *, ignore_inde
         raise ValueError(
             f"target of type {target.dtype} must be {tuple(expected)}, got {tuple(target.shape)}"
         )
-    if target.is_floating_point() or target.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    for i, label in enumerate(target.tolist()):
-        if not 0 <= label < num_classes and label != ignore_index:
-            raise ValueError(
-                f"target[{i}] must be in [0, {num_classes}) or {ignore_index}, got {label}"
-            )
+    if not target.is_floating_point():
+        check_labels(target, num_classes, ignore_index=ignore_index)
 
 
 def check_class_counts(class_counts: Tensor | None, num_classes: int | None = None) -> Tensor:
@@ -135,11 +131,16 @@ class ShelfLoss(nn.Module):
         """
         check_batch(logits, target, self.num_classes, ignore_index=self.ignore_index)
         logits = widened(logits)
+        soft = target.is_floating_point()
+        return self._of_batch(logits, target.to(logits.dtype) if soft else target)
+
+    def _of_batch(self, logits: Tensor, target: Tensor) -> Tensor:
+        """`forward` of logits in fp32 or fp64, and of probabilities of the same type."""
         if target.is_floating_point():
-            return self._reduce(self._per_soft_sample(logits, target.to(logits.dtype)), len(target))
+            return self._reduce(self._per_soft_sample(logits, target), target)
         labelled = target != self.ignore_index
         losses = self._per_labelled_sample(logits, target.where(labelled, 0), labelled)
-        return self._reduce(losses.where(labelled, 0.0), labelled.sum())
+        return self._reduce(losses.where(labelled, 0.0), target)
 
     def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """(N,) losses of logits (N, K) and class indices (N,), all in [0, K)."""
@@ -159,11 +160,17 @@ class ShelfLoss(nn.Module):
         """
         return self._per_sample(logits, target)
 
-    def _reduce(self, losses: Tensor, count: Tensor | int) -> Tensor:
+    def _reduce(self, losses: Tensor, target: Tensor) -> Tensor:
         if self.reduction == "none":
             return losses
         total = losses.sum()
-        return total if self.reduction == "sum" else total / count
+        return total if self.reduction == "sum" else total / self._num_labelled(target)
+
+    def _num_labelled(self, target: Tensor) -> Tensor | int:
+        """What "mean" divides by: the labelled samples; all of them where targets are soft."""
+        if target.is_floating_point():
+            return len(target)
+        return (target != self.ignore_index).sum()
 
     def extra_repr(self) -> str:
         """The options, for `repr`."""
@@ -173,7 +180,8 @@ class ShelfLoss(nn.Module):
 class CrossEntropyLoss(ShelfLoss):
     """Cross entropy, -log softmax(z)_y: `torch.nn.CrossEntropyLoss` bit for bit, but in fp32.
 
-    `class_counts` is not used; it is here because every loss of the shelf takes it.
+    Takes probabilities. `class_counts` is not used; it is here because every loss of the shelf
+    takes it.
     """
 
     smooths_labels = True
@@ -194,16 +202,13 @@ class CrossEntropyLoss(ShelfLoss):
             ignore_index=ignore_index,
         )
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """See `ShelfLoss`; takes probabilities."""
-        check_batch(logits, target, self.num_classes, ignore_index=self.ignore_index)
-        logits = widened(logits)
+    def _of_batch(self, logits: Tensor, target: Tensor) -> Tensor:
         # PyTorch's own reduction: a sum over its samples' losses differs in the last bits.
         cross_entropy = partial(
             F.cross_entropy, reduction=self.reduction, label_smoothing=self.label_smoothing
         )
         if target.is_floating_point():
-            return cross_entropy(logits, target.to(logits.dtype))
+            return cross_entropy(logits, target)
         return cross_entropy(logits, target, ignore_index=self.ignore_index)
 
 

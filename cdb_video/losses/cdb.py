@@ -14,13 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdb_video.counts import ClassCounts
-from cdb_video.losses.base import (
-    Reduction,
-    check_batch,
-    check_label_smoothing,
-    check_reduction,
-)
-from cdb_video.losses.difficulty import ClassDifficulty, check_accuracy
+from cdb_video.losses.base import CrossEntropyLoss, Reduction, check_class_counts
+from cdb_video.losses.class_weighted import ClassWeightedLoss
+from cdb_video.losses.difficulty import ClassDifficulty, check_accuracy, check_size
 
 DynamicTau = Literal["dynamic", "dynamic_release"]
 Tau = float | DynamicTau
@@ -86,7 +82,7 @@ def check_tau(tau: Tau) -> None:
         raise ValueError(f"tau must be a number >= 0 or one of {', '.join(allowed)}, got {tau!r}")
 
 
-class CDBLoss(nn.Module):
+class CDBLoss(ClassWeightedLoss):
     """mean_i w_{y_i} base(z_i, y_i): any per-sample loss, weighed by class difficulty.
 
     The weights are all 1 until the first `update`. The mean is over labelled samples and not, as
@@ -100,23 +96,18 @@ class CDBLoss(nn.Module):
                 ...
             criterion.update(class_accuracy_on_held_out_clips)      # (19,), NaN where none
 
-    Args:
-        num_classes: K.
+    Args, beside those of `ShelfLoss`:
         tau: see `cdb_weights`.
-        base: a per-sample loss: (N, K), (N,) -> (N,), such as a loss with `reduction="none"`.
-            None: cross entropy.
-        class_counts: not used; here because every loss of the shelf takes it.
-        reduction: "mean" over labelled samples, "sum", or "none" (N,).
+        base: see `ClassWeightedLoss`; None: cross entropy.
+        class_counts: not used.
         label_smoothing: of the cross entropy, weighed by w_y like the rest of a sample's loss.
             Not together with `base`, which owns its own.
-        ignore_index: targets that add nothing; give the base the same one.
         difficulty: how difficulty is measured; None: 1 - recall of the last measurement, as the
             paper.
 
     """
 
-    class_weights: Tensor
-    """(K,) fp32, mean 1."""
+    smooths_labels = True
 
     def __init__(
         self,
@@ -130,28 +121,28 @@ class CDBLoss(nn.Module):
         ignore_index: int = -100,
         difficulty: ClassDifficulty | None = None,
     ) -> None:
-        super().__init__()
         check_tau(tau)
-        check_reduction(reduction)
-        check_label_smoothing(label_smoothing)
         if base is not None and label_smoothing:
             raise ValueError(
                 f"label_smoothing={label_smoothing} belongs to the base loss: set it there"
             )
-        if base is not None and getattr(base, "reduction", "none") != "none":
-            raise ValueError(f"base must have reduction='none', got {base.reduction!r}")
+        own_base = CrossEntropyLoss(
+            num_classes,
+            reduction="none",
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+        )
+        super().__init__(
+            num_classes,
+            base=own_base if base is None else base,
+            reduction=reduction,
+            ignore_index=ignore_index,
+        )
         difficulty = difficulty or ClassDifficulty(num_classes)
-        if difficulty.num_classes != num_classes:
-            raise ValueError(
-                f"difficulty has {difficulty.num_classes} classes, expected {num_classes}"
-            )
+        check_size("difficulty", difficulty.num_classes, num_classes)
         self.tau = tau
-        self.base = base
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
+        self.is_cross_entropy = base is None and not label_smoothing
         self.class_difficulty = difficulty
-        self.register_buffer("class_weights", torch.ones(num_classes))
 
     @property
     def difficulty(self) -> Tensor:
@@ -175,7 +166,7 @@ class CDBLoss(nn.Module):
         self.class_difficulty.observe(logits, target.where(target != self.ignore_index, -1))
 
     def step(self) -> None:
-        """Weigh by what was observed since the last step."""
+        """Weigh by what all ranks observed since the last step; every rank has to call it."""
         self.class_difficulty.step()
         self._reweigh()
 
@@ -184,83 +175,24 @@ class CDBLoss(nn.Module):
         # In place: compiled graphs and checkpoints keep hold of the same buffer.
         self.class_weights.copy_(weights_from_difficulty(self.difficulty, self.tau))
 
-    def start_epoch(self, epoch: int, num_epochs: int) -> None:
-        """Tell the base which epoch begins, counted from 0, if it wants to know."""
-        start_base = getattr(self.base, "start_epoch", None)
-        if start_base is not None:
-            start_base(epoch, num_epochs)
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, fp32.
-
-        Args:
-            logits: (N, K).
-            target: (N,) class indices, or (N, K) probabilities (mixup), which cross entropy alone
-                can take: sum_k w_k t_k (-log p_k), the mean of the labels' losses.
-
-        """
-        check_batch(logits, target, len(self.class_weights), ignore_index=self.ignore_index)
-        if target.is_floating_point():
-            losses = self._soft(logits, target)
-            return losses / len(target) if self.reduction == "mean" else losses
-        if self.base is None and not self.label_smoothing:
-            losses = F.cross_entropy(
-                logits.float(),
-                target,
-                weight=self.class_weights,
-                reduction=self._inner_reduction,
-                ignore_index=self.ignore_index,
-            )
-        else:
-            losses = self._weighted(logits.float(), target)
-        if self.reduction == "mean":
-            return losses / (target != self.ignore_index).sum()
-        return losses
-
-    def _weighted(self, logits: Tensor, target: Tensor) -> Tensor:
-        """(N,) weighted losses, or their sum ()."""
-        labelled = target != self.ignore_index
-        weights = self.class_weights[target.where(labelled, 0)]
-        losses = weights * self._per_sample(logits, target, labelled)
-        losses = losses.where(labelled, 0.0)
-        return losses if self.reduction == "none" else losses.sum()
-
-    def _per_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
-        if self.base is None:
-            return F.cross_entropy(
-                logits,
-                target,
-                reduction="none",
-                label_smoothing=self.label_smoothing,
-                ignore_index=self.ignore_index,
-            )
-        # A loss of the shelf that counts classes must know which samples have no label.
-        knows = getattr(self.base, "ignore_index", None) == self.ignore_index
-        losses: Tensor = self.base(logits, target if knows else target.where(labelled, 0))
-        if losses.shape != target.shape:
-            raise ValueError(
-                f"base must give a loss a sample, {tuple(target.shape)}, got {tuple(losses.shape)}"
-            )
-        return losses
-
-    def _soft(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.base is not None:
-            raise ValueError(
-                "soft targets need cross entropy; of another base, mix the losses of both labels"
-            )
-        weighted = self.class_weights * target.float()
-        if self.label_smoothing:
-            # Smoothed after weighing: each label's smoothed loss has that label's weight.
-            weighted = torch.lerp(weighted, weighted.mean(1, keepdim=True), self.label_smoothing)
-        return F.cross_entropy(logits.float(), weighted, reduction=self._inner_reduction)
-
-    @property
-    def _inner_reduction(self) -> Reduction:
-        return "none" if self.reduction == "none" else "sum"
+    def _of_batch(self, logits: Tensor, target: Tensor) -> Tensor:
+        if not self.is_cross_entropy:
+            return super()._of_batch(logits, target)
+        # One call: with weights of 1 it is cross entropy to the bit, which a product a sample and
+        # their sum are not.
+        losses = F.cross_entropy(
+            logits,
+            target,
+            weight=self.class_weights.to(logits.dtype),
+            reduction="none" if self.reduction == "none" else "sum",
+            # PyTorch refuses a class to be ignored beside probabilities.
+            ignore_index=-100 if target.is_floating_point() else self.ignore_index,
+        )
+        return losses / self._num_labelled(target) if self.reduction == "mean" else losses
 
     def extra_repr(self) -> str:
         """The options, for `repr`."""
-        return f"tau={self.tau!r}, reduction={self.reduction!r}"
+        return f"{super().extra_repr()}, tau={self.tau!r}"
 
 
 class CDBSampling(nn.Module):
@@ -288,16 +220,12 @@ class CDBSampling(nn.Module):
     ) -> None:
         super().__init__()
         check_tau(tau)
-        if not (class_counts > 0).any():
-            raise ValueError(f"class_counts is zero for every one of {len(class_counts)} classes")
-        difficulty = difficulty or ClassDifficulty(len(class_counts))
-        if difficulty.num_classes != len(class_counts):
-            raise ValueError(
-                f"difficulty has {difficulty.num_classes} classes, expected {len(class_counts)}"
-            )
+        counts = check_class_counts(class_counts)
+        difficulty = difficulty or ClassDifficulty(len(counts))
+        check_size("difficulty", difficulty.num_classes, len(counts))
         self.tau = tau
         self.class_difficulty = difficulty
-        self.register_buffer("class_counts", class_counts)
+        self.register_buffer("class_counts", counts.long())
 
     def update(self, measured: Tensor | ClassCounts) -> None:
         """Draw by a new measurement from here on; see `CDBLoss.update`."""

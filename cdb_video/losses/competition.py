@@ -25,10 +25,13 @@ class EqualizationLoss(ShelfLoss):
     Source: Tan, Wang, Li, Li, Ouyang, Yin, Yan, "Equalization Loss for Long-Tailed Object
     Recognition", CVPR 2020, arXiv 2003.05176, its softmax form for classification.
 
+    With no class below the threshold it is cross entropy. At its default that is so wherever the
+    rarest class has 0.5 % of the clips or more, as it often has in small data: see `num_rare`.
+
     Args, beside those of `ShelfLoss` (label smoothing is refused):
         class_counts: (K,) training clips of each class.
         gamma: probability of leaving out, in [0, 1]; 0 is cross entropy.
-        threshold: the paper's lambda, in [0, 1]; with no class below it, this is cross entropy.
+        threshold: the paper's lambda, in [0, 1].
 
     """
 
@@ -58,6 +61,11 @@ class EqualizationLoss(ShelfLoss):
         self.gamma = gamma
         self.register_buffer("rare", counts / counts.sum() < threshold)
 
+    @property
+    def num_rare(self) -> int:
+        """How many classes are spared: those below the threshold. Reads the device."""
+        return int(self.rare.sum())
+
     def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         other = target[:, None] != torch.arange(self.num_classes, device=target.device)
         spared = other & self.rare
@@ -83,8 +91,8 @@ class SeesawLoss(ShelfLoss):
     normalised head.
 
     Args, beside those of `ShelfLoss` (label smoothing is refused):
-        class_counts: (K,) training clips of each class. None: the clips of the training forwards so
-            far, this one included, as the paper counts; each rank counts its own.
+        class_counts: (K,) training clips of each class. The paper counts them while it trains,
+            which after an epoch is the same.
         p: strength of mitigation.
         q: strength of compensation; with both 0 it is cross entropy.
 
@@ -114,18 +122,8 @@ class SeesawLoss(ShelfLoss):
         check_number("q", q)
         self.p = p
         self.q = q
-        self.accumulates = class_counts is None
-        counts = (
-            torch.zeros(num_classes)
-            if class_counts is None
-            else check_class_counts(class_counts, num_classes)
-        )
+        counts = check_class_counts(class_counts, num_classes)
         self.register_buffer("class_counts", counts.long())
-
-    def _per_labelled_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
-        if self.training and self.accumulates:
-            self.class_counts.index_add_(0, target, labelled.long())
-        return self._per_sample(logits, target)
 
     def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         adjusted = logits + self._log_factors(logits.detach(), target)

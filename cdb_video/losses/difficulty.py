@@ -17,8 +17,8 @@ class ClassDifficulty(nn.Module):
     """Difficulty d_c = 1 - accuracy of class c, (K,) in [0, 1]; NaN where never measured.
 
     Two ways to feed it, once an epoch: `update` with the class counts of held-out clips (the
-    paper), or `observe` on every training batch and `step` at the end. Everything is in buffers, so
-    it moves with `.to()`, is saved with the model and resumes.
+    paper), or `observe` on every training batch and `step` at the end, on every rank. Everything is
+    in buffers, so it moves with `.to()`, is saved with the model and resumes.
 
     Source: Sinha, Ohashi, Nakamura, "Class-Wise Difficulty-Balanced Loss for Solving
     Class-Imbalance", ACCV 2020, equation 1. The options are ours, and off by default.
@@ -94,14 +94,16 @@ class ClassDifficulty(nn.Module):
     def observe(self, logits: Tensor, target: Tensor) -> None:
         """Count a training batch: logits (N, K), target (N,) with negative ones left out.
 
-        An `index_add_` on the device, no wait.
+        An `index_add_` on the device, no wait; see `ClassCounts.update`.
         """
         ClassCounts.over(self.observed).update(logits, target)
 
     def step(self) -> None:
-        """Take what was observed since the last step as a measurement, and forget it."""
-        self._measure(ClassCounts.over(self.observed))
-        self.observed.zero_()
+        """Take what all ranks observed since the last step as a measurement, and forget it."""
+        counts = ClassCounts.over(self.observed)
+        counts.all_reduce()
+        self._measure(counts)
+        counts.reset()
 
     def update(self, measured: Tensor | ClassCounts) -> None:
         """Take a measurement: class counts, or accuracies (K,) in [0, 1] with NaN for none.
@@ -112,7 +114,7 @@ class ClassDifficulty(nn.Module):
 
         """
         if isinstance(measured, ClassCounts):
-            _check_size("measured", measured.num_classes, self.num_classes)
+            check_size("measured", measured.num_classes, self.num_classes)
             if measured.num_classes_present == 0:
                 raise ValueError("measured has no clip of any class")
             self._measure(measured)
@@ -148,8 +150,8 @@ class ClassDifficulty(nn.Module):
             loss = self._shrunk(counts.loss.to(self.mean) * LOSS_UNIT, total, total)
             self._average(torch.exp(-loss))
             return
-        clips = total if self.statistic == "recall" else (total + counts.predicted) / 2
-        self._average(self._shrunk(counts.correct.to(self.mean), clips, total))
+        clips = counts.total if self.statistic == "recall" else counts.f1_clips
+        self._average(self._shrunk(counts.correct.to(self.mean), clips.to(self.mean), total))
 
     def _shrunk(self, amount: Tensor, clips: Tensor, total: Tensor) -> Tensor:
         """(K,) amount a clip, drawn towards its mean over classes; NaN where there is no clip."""
@@ -182,7 +184,7 @@ def check_accuracy(name: str, accuracy: Tensor, num_classes: int | None = None) 
     if accuracy.ndim != 1:
         raise ValueError(f"{name} must be (K,), got shape {tuple(accuracy.shape)}")
     if num_classes is not None:
-        _check_size(name, len(accuracy), num_classes)
+        check_size(name, len(accuracy), num_classes)
     if not accuracy.is_floating_point():
         raise ValueError(f"{name} must be of a floating-point type, got {accuracy.dtype}")
     outside = (accuracy < 0) | (accuracy > 1)
@@ -193,6 +195,7 @@ def check_accuracy(name: str, accuracy: Tensor, num_classes: int | None = None) 
         raise ValueError(f"{name} is NaN for every one of {len(accuracy)} classes")
 
 
-def _check_size(name: str, given: int, expected: int) -> None:
+def check_size(name: str, given: int, expected: int) -> None:
+    """Refuse another number of classes."""
     if given != expected:
         raise ValueError(f"{name} has {given} classes, expected {expected}")

@@ -1,4 +1,4 @@
-"""A loss that weighs a sample by the running recall of its class in training."""
+"""A loss that weighs a sample by the recall of its class in the epochs before."""
 
 from __future__ import annotations
 
@@ -6,39 +6,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdb_video.counts import own_class_rank
+from cdb_video.counts import ClassCounts
 from cdb_video.losses.base import Reduction, ShelfLoss, check_number
 
 
 class RecallLoss(ShelfLoss):
-    """w_y (-log softmax(z)_y), w_c = (1 + missed_c) / (1 + seen_c): one minus the running recall.
+    """w_y (-log softmax(z)_y), w_c = (1 + missed_c) / (1 + seen_c): one minus the recall.
 
     Source: Tian, Mithun, Seymour, Chiu, Kira, "Striking the Right Balance: Recall Loss for Semantic
     Segmentation", ICRA 2022, arXiv 2106.14917. The ones are its released code's: a class starts at
     weight 1, and a learnt one ends at 1 / (1 + seen), which is inverse frequency. The weights are
-    not rescaled. Their batch has 10^5 pixels, ours few clips: hence counts that fade over batches,
-    which is our addition; `ema=0` is the paper's loss.
+    not rescaled.
 
-    Each training forward counts before it weighs; in eval mode nothing is counted. Each rank counts
-    its own clips, as batch norm does; `observed` adds up over ranks.
+    The paper counts a batch of 10^5 pixels and weighs it by these counts. Its batch is our epoch of
+    clips: a training forward counts, in eval mode nothing does, and `start_epoch` sums over the
+    ranks and weighs by that from there on. So the first epoch is cross entropy, a loop that never
+    calls `start_epoch` stays with it, and no loss depends on how its step was split up.
 
     Args, beside those of `ShelfLoss`:
         class_counts: not used.
-        ema: share of the counts that a new batch leaves, in [0, 1).
+        ema: share of its counts that another epoch with clips of the class leaves, in [0, 1); 0
+            weighs by the last epoch alone.
         label_smoothing: weighed by w_y like the rest of a sample's loss.
 
     """
 
     smooths_labels = True
+    past: Tensor
+    """(2, K) fp32: clips missed, clips seen, in the epochs before."""
     observed: Tensor
-    """(2, K) fp32: clips missed, clips seen."""
+    """(5, K), as `ClassCounts` has it: this rank's clips of this epoch."""
 
     def __init__(
         self,
         num_classes: int,
         *,
         class_counts: Tensor | None = None,
-        ema: float = 0.9,
+        ema: float = 0.0,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
@@ -51,25 +55,30 @@ class RecallLoss(ShelfLoss):
         )
         check_number("ema", ema, to=1)
         self.ema = ema
-        self.register_buffer("observed", torch.zeros(2, num_classes))
+        self.register_buffer("past", torch.zeros(2, num_classes))
+        self.register_buffer("observed", torch.zeros(5, num_classes, dtype=torch.int64))
 
     @property
     def class_weights(self) -> Tensor:
         """(K,) fp32 in (0, 1]."""
-        return (1 + self.observed[0]) / (1 + self.observed[1])
+        return (1 + self.past[0]) / (1 + self.past[1])
+
+    @torch.no_grad()
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Weigh by what all ranks have seen from here on; every rank has to call it.
+
+        Without a clip since the last call, as when a run resumes, nothing changes.
+        """
+        counts = ClassCounts.over(self.observed)
+        counts.all_reduce()
+        keep = torch.where(counts.total > 0, self.ema, 1.0)
+        self.past.mul_(keep).add_(torch.stack([counts.total - counts.correct, counts.total]))
+        counts.reset()
 
     def _per_labelled_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
         if self.training:
-            self._observe(logits, target, labelled)
+            ClassCounts.over(self.observed).update(logits, target.where(labelled, -1))
         losses = F.cross_entropy(
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
         return self.class_weights[target] * losses
-
-    @torch.no_grad()
-    def _observe(self, logits: Tensor, target: Tensor, labelled: Tensor) -> None:
-        missed = labelled & (own_class_rank(logits, target) > 0)
-        # Integers first: a GPU adds floats in any order.
-        batch = torch.zeros_like(self.observed, dtype=torch.int64)
-        batch.index_add_(1, target, torch.stack([missed, labelled]).long())
-        self.observed.mul_(self.ema).add_(batch)

@@ -18,6 +18,7 @@ from cdb_video.losses.base import (
     check_class_counts,
     check_number,
 )
+from cdb_video.losses.class_weighted import ClassWeightedLoss
 
 Scheme = Literal["inverse", "sqrt", "effective"]
 WeightedBase = Literal["softmax", "focal"]
@@ -63,22 +64,18 @@ def _with_mean_one(weights: Tensor, counts: Tensor) -> Tensor:
     return (weights / weights[counts > 0].mean()).float()
 
 
-class ReweightedLoss(ShelfLoss):
+class ReweightedLoss(ClassWeightedLoss):
     """w_y base(z, y): a per-sample loss times fixed class weights, from some epoch on.
 
     With `defer` above 0 all weights are 1 until `start_epoch` is told of an epoch in the part to be
-    weighed, so a loop that never calls it never weighs. Probabilities t as targets give
-    sum_k w_k t_k base(z, k), if the base takes them.
+    weighed, so a loop that never calls it never weighs.
 
-    Args, beside those of `ShelfLoss`:
+    Args, beside those of `ClassWeightedLoss`:
         class_weights: (K,).
-        base: a loss with `reduction="none"`: (N, K), (N,) -> (N,).
         defer: share of the epochs before the weights, in [0, 1]; 0 weighs from the start.
 
     """
 
-    class_weights: Tensor
-    """(K,) fp32, the weights in use: 1 while deferred."""
     full_weights: Tensor
     """(K,) fp32, the weights after deferral."""
 
@@ -91,45 +88,24 @@ class ReweightedLoss(ShelfLoss):
         reduction: Reduction = "mean",
         ignore_index: int = -100,
     ) -> None:
-        super().__init__(len(class_weights), reduction=reduction, ignore_index=ignore_index)
         check_number("defer", defer, to=1, inclusive=True)
-        if getattr(base, "reduction", "none") != "none":
-            raise ValueError(f"base must have reduction='none', got {base.reduction!r}")
-        self.base = base
+        super().__init__(
+            len(class_weights), base=base, reduction=reduction, ignore_index=ignore_index
+        )
         self.defer = defer
-        full = class_weights.float()
+        full = class_weights.to(torch.float32, copy=True)
         self.register_buffer("full_weights", full)
-        self.register_buffer("class_weights", torch.ones_like(full) if defer else full.clone())
+        self.class_weights = torch.ones_like(full) if defer else full.clone()
 
     @torch.no_grad()
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Say which epoch begins, from 0; the weights are on from `defer * num_epochs`."""
+        super().start_epoch(epoch, num_epochs)
         deferred = epoch / num_epochs < self.defer
         # In place: compiled graphs and checkpoints keep hold of the same buffer.
         self.class_weights.copy_(
             torch.ones_like(self.full_weights) if deferred else self.full_weights
         )
-        start_base = getattr(self.base, "start_epoch", None)
-        if start_base is not None:
-            start_base(epoch, num_epochs)
-
-    def _per_labelled_sample(self, logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
-        # A base may count what it sees: it has to be told what is ignored.
-        ignored = getattr(self.base, "ignore_index", 0)
-        losses: Tensor = self.base(logits, target.where(labelled, ignored))
-        if losses.shape != target.shape:
-            raise ValueError(
-                f"base must give a loss a sample, {tuple(target.shape)}, got {tuple(losses.shape)}"
-            )
-        return self.class_weights[target] * losses
-
-    def _per_soft_sample(self, logits: Tensor, target: Tensor) -> Tensor:
-        # The base's label smoothing is a share of a target that sums to 1.
-        weighted = self.class_weights * target
-        mass = weighted.sum(1)
-        shares = weighted / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
-        losses: Tensor = self.base(logits, shares)
-        return mass * losses
 
 
 class WeightedLoss(ReweightedLoss):

@@ -163,7 +163,7 @@ def test_missing_videos_are_counted_and_the_first_named(table: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"format": "epic100"}, "data.format: 'epic100'; allowed: auto, egtea, table, folder"),
+        ({"format": "ucf"}, "data.format: 'ucf'; allowed: auto, egtea, epic100, table, folder"),
         ({"part": "heldout"}, "part: 'heldout'; allowed: all, rest, held_out"),
         ({"split": []}, "no split is named"),
         ({"format": "folder", "columns": {"path": "x"}}, "not for format 'folder'"),

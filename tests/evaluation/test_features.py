@@ -12,11 +12,17 @@ from cdb_video.clips.dataset import ClipSampler, EvaluationViews
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import EvaluationCrops
 from cdb_video.datasets.annotations import VideoRecord
-from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import DataError
+from cdb_video.evaluation import features as features_module
 from cdb_video.evaluation.evaluate import evaluate
-from cdb_video.evaluation.features import Features, extract_features, load_features, save_features
+from cdb_video.evaluation.features import (
+    Features,
+    extract_features,
+    load_features,
+    save_features,
+    score_features,
+)
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.recognizer import Recognizer
@@ -79,21 +85,39 @@ def test_labels_are_those_of_the_heads_and_the_model_stays_in_its_mode(model, re
     assert not found.features.is_inference()
 
 
-def test_heads_on_features_of_one_view_give_the_scores_of_evaluation(model, tiny_data):
+@pytest.mark.parametrize("head_type", ["linear", "cosine"])
+def test_heads_on_the_features_of_every_view_say_what_evaluation_says(
+    records, head_type, monkeypatch
+):
+    torch.manual_seed(0)
+    model = Recognizer(
+        BACKBONES["r3d_10"](num_frames=4, crop_size=16),
+        num_classes={"verb": 2, "noun": 3},
+        head_type=head_type,
+    ).eval()
     for head in model.heads.values():
         nn.init.normal_(head.weight, std=0.5)
-    records = read_split(tiny_data, format="table", split="val").records
-    loader = make_loader(records, num_clips=1, num_crops=1)
+    loader = make_loader(records)
+    monkeypatch.setattr(features_module, "VIDEOS_AT_ONCE", 2)  # of three
 
-    found = extract_features(model, loader, device="cpu")
+    found = extract_features(model, loader, device="cpu", by_view=True)
+    mine = score_features(model, found)
 
-    scored = evaluate(model, loader, device="cpu").predictions
-    assert found.ids == scored.ids
-    for head, part in scored.heads.items():
-        with torch.no_grad():
-            scores = model.heads[head](found.features).softmax(1)
-        torch.testing.assert_close(scores, part.scores, rtol=0, atol=1e-6)
-        assert torch.equal(found.labels[head], part.labels)
+    assert found.features.shape == (3, 6, 128)
+    mean = extract_features(model, loader, device="cpu").features
+    torch.testing.assert_close(found.features.mean(1), mean, rtol=0, atol=1e-6)
+    theirs = evaluate(model, loader, device="cpu").predictions
+    assert mine.ids == theirs.ids
+    for head, part in theirs.heads.items():
+        # Heads see other batches, which moves the last bits of fp32, and a last bit of fp16.
+        torch.testing.assert_close(mine.heads[head].scores, part.scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            mine.heads[head].view_scores, part.view_scores, rtol=0, atol=1e-3
+        )
+        assert mine.heads[head].view_scores.dtype == torch.float16
+        assert torch.equal(mine.heads[head].labels, part.labels)
+        # Scores differ by view, so that the softmax of a mean would be noticed.
+        assert float(part.view_scores.float().std(1).max()) > 1e-3
 
 
 def test_the_parts_of_ranks_add_up_to_the_whole(model, records):
@@ -210,3 +234,13 @@ def test_lengths_that_differ_are_refused():
 
     with pytest.raises(ValueError, match="differ in length"):
         dataclasses.replace(features, ids=("a",))
+
+
+def test_a_file_of_views_keeps_its_shape(tmp_path):
+    features, classes = make_features()
+    by_view = dataclasses.replace(features, features=features.features[:, None].repeat(1, 2, 1))
+
+    save_features(tmp_path / "features.npz", by_view, classes)
+
+    loaded, _ = load_features(tmp_path / "features.npz")
+    assert torch.equal(loaded.features, by_view.features)

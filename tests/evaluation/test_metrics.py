@@ -15,7 +15,6 @@ from sklearn.metrics import (
 from cdb_video.counts import ClassCounts
 from cdb_video.evaluation.metrics import (
     SCORED_FIGURES,
-    class_f1,
     class_precision,
     expected_calibration_error,
     harmonic_mean,
@@ -120,13 +119,15 @@ def test_a_shot_group_without_a_class_is_null():
 
 
 def test_macro_figures_by_hand():
-    # True 0 0 0 1 1 2, predicted 0 0 1 1 2 2; class 3 is absent. Accuracies 2/3, 1/2, 1;
-    # precisions 2/2, 1/2, 1/2; F1 4/5, 1/2, 2/3.
-    counts = ClassCounts(4)
-    counts.update(torch.eye(4)[[0, 0, 1, 1, 2, 2]], torch.tensor([0, 0, 0, 1, 1, 2]))
+    # True 0 0 0 1 1 2 4, predicted 0 0 1 1 2 2 2; class 3 is absent, class 4 never predicted.
+    # Accuracies 2/3, 1/2, 1, 0; precisions 2/2, 1/2, 1/3, 0; F1 4/5, 1/2, 1/2, 0.
+    part = predictions(torch.eye(5)[[0, 0, 1, 1, 2, 2, 2]], torch.tensor([0, 0, 0, 1, 1, 2, 4]))
 
-    assert class_precision(counts).tolist() == [1, 0.5, 0.5, 0]
-    assert class_f1(counts).tolist() == pytest.approx([0.8, 0.5, 2 / 3, 0])
+    figures = head_figures(part, classes([1] * 5))
+
+    assert class_precision(part.counts).tolist() == pytest.approx([1, 0.5, 1 / 3, 0, 0])
+    assert figures["mean_class_precision"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 0) / 4)
+    assert figures["macro_f1"] == pytest.approx((4 / 5 + 1 / 2 + 1 / 2 + 0) / 4)
 
 
 @pytest.mark.parametrize(("num_classes", "is_there"), [(5, False), (6, True)])

@@ -68,6 +68,16 @@ def test_tau_zero_leaves_scores_as_they_are():
     torch.testing.assert_close(adjusted.heads["verb"].scores, scores, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("tau", [-1.0, float("nan"), float("inf")])
+def test_a_strength_that_makes_no_sense_is_refused(tau):
+    message = f"tau must be a number of at least 0, got {tau:g}"
+
+    with pytest.raises(ConfigError, match=message):
+        adjust_predictions(Predictions((), {}), {}, tau=tau)
+    with pytest.raises(ConfigError, match=message):
+        tau_normalized(make_head([[1.0]]), tau=tau)
+
+
 @pytest.mark.parametrize(
     ("tau", "expected"),
     [
@@ -94,6 +104,11 @@ def test_tau_is_the_lowest_of_the_best_on_the_grid():
     features = torch.tensor([[1.0, 2.0], [1.0, 0.5], [9.0, 9.5]])
 
     assert choose_tau(head, features, torch.tensor([1, 0, -1])) == 0.6
+
+
+def test_no_tau_is_chosen_without_a_label():
+    with pytest.raises(ValueError, match="labels: none is labelled"):
+        choose_tau(make_head([[1.0], [2.0]]), torch.ones(3, 1), torch.tensor([-1, -1, -1]))
 
 
 def test_balanced_batches_draw_classes_and_then_clips_evenly():

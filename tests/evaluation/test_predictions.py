@@ -26,7 +26,8 @@ def make_head(num_classes, *, num_videos=5, num_views=2, seed=0):
 
 def make_predictions():
     ids = ("P01_1", "clip with spaces", "vidéo/三", "x@1.5-2", "e")
-    predictions = Predictions(ids, {"verb": make_head(3), "noun": make_head(7, seed=1)})
+    heads = {"verb": make_head(3), "noun": make_head(7, seed=1)}
+    predictions = Predictions(ids, heads, source="weights of May")
     classes = {
         "verb": HeadClasses(("open", "close", "切る"), torch.tensor([5, 0, 200])),
         "noun": HeadClasses(tuple(f"noun {i}" for i in range(7)), torch.arange(7)),
@@ -41,8 +42,7 @@ def test_a_file_gives_back_what_was_saved_bit_for_bit(tmp_path):
     save_predictions(path, predictions, classes)
     loaded, loaded_classes = load_predictions(path)
 
-    assert loaded.ids == predictions.ids
-    assert len(loaded) == 5
+    assert (loaded.ids, loaded.source, len(loaded)) == (predictions.ids, "weights of May", 5)
     assert list(loaded.heads) == ["verb", "noun"]
     for head, part in predictions.heads.items():
         mine = loaded.heads[head]
@@ -67,6 +67,7 @@ def test_arrays_have_their_names_and_types_and_no_pickle(tmp_path):
         assert file["view_scores_verb"].dtype == np.float16
     assert found == {
         "ids": ("U", (5,)),
+        "source": ("U", ()),
         "scores_verb": ("f", (5, 3)),
         "view_scores_verb": ("f", (5, 2, 3)),
         "labels_verb": ("i", (5,)),
@@ -117,6 +118,14 @@ def write_changed(path, **changes):
     save_predictions(path, *make_predictions())
     with np.load(path) as file:
         np.savez(path, **{key: file[key] for key in file.files} | changes)
+
+
+def test_a_file_of_before_there_was_a_source_has_none(tmp_path):
+    path = tmp_path / "predictions_test.npz"
+
+    write_without(path, "source")
+
+    assert load_predictions(path)[0].source == ""
 
 
 @pytest.mark.parametrize(

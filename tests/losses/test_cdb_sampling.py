@@ -107,6 +107,16 @@ def test_a_loaded_state_draws_the_same() -> None:
     assert torch.equal(resumed.probabilities, first.probabilities)
 
 
+def test_a_loaded_state_leaves_the_counts_it_was_made_of() -> None:
+    counts = torch.tensor([4, 2])
+    resumed = CDBSampling(counts)
+
+    resumed.load_state_dict(CDBSampling(torch.tensor([9, 0])).state_dict())
+
+    assert resumed.probabilities.tolist() == [1, 0]
+    assert counts.tolist() == [4, 2]
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.one_of(st.floats(0, 1), st.just(NAN))),
@@ -135,7 +145,12 @@ def test_shares_sum_to_1_and_follow_difficulty(classes: list[tuple[int, float]],
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: CDBSampling(torch.zeros(3)), "class_counts is zero for every one of 3 classes"),
+        (lambda: CDBSampling(torch.zeros(3)), "class_counts is 0 for every one of 3 classes"),
+        (
+            lambda: CDBSampling(torch.tensor([5.0, -1.0])),
+            r"class_counts\[1\] must be a whole number >= 0, got -1",
+        ),
+        (lambda: CDBSampling(torch.ones(2, 3)), r"class_counts must be \(6,\), got \(2, 3\)"),
         (lambda: measured(0.5, 0.5, tau=-1), "tau must be a number >= 0 .*got -1"),
         (lambda: measured(0.5, 0.5, tau="max"), "tau must be .*got 'max'"),
         (lambda: measured(0.5, 2.0), r"measured\[1\] must be in \[0, 1\] or NaN, got 2.0"),

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from cdb_video.losses import EqualizationLoss, SeesawLoss
 from tests.losses.shelf import COUNTS, K, batch, close, double, gradients_agree
@@ -68,6 +67,15 @@ def test_the_coins_come_from_torchs_generator() -> None:
 
     assert torch.equal(criterion(logits, target), first)
     assert not torch.equal(second, first)
+
+
+def test_it_says_how_many_classes_are_rare() -> None:
+    balanced = torch.tensor([40, 30, 20, 10])
+
+    assert equalization(0.9).num_rare == 2
+    # Shares 0.9, 0.095, 0.004 and 0.001, and of the other ten per cent at least.
+    assert EqualizationLoss(K, class_counts=COUNTS).num_rare == 2
+    assert EqualizationLoss(K, class_counts=balanced).num_rare == 0
 
 
 @pytest.mark.parametrize("options", [{"gamma": 0.0}, {"threshold": 0.0}])
@@ -175,34 +183,12 @@ def test_the_scores_in_the_factor_are_constants() -> None:
     close(logits.grad, double(-27 / 31, 27 / 31)[None])
 
 
-def counted(criterion: SeesawLoss, target: Tensor) -> list[int]:
-    criterion(torch.zeros(len(target), 3), target)
-    counts: list[int] = criterion.class_counts.tolist()
-    return counts
-
-
-def test_without_counts_it_counts_the_clips_it_trains_on() -> None:
-    criterion = SeesawLoss(3, ignore_index=-1)
-
-    assert counted(criterion, torch.tensor([0, 0, -1])) == [2, 0, 0]
-    assert counted(criterion, torch.tensor([2, 0, -1])) == [3, 0, 1]
-    assert counted(criterion.eval(), torch.tensor([2, 0, 1])) == [3, 0, 1]
-
-
-def test_with_counts_it_keeps_them() -> None:
+def test_training_does_not_change_its_counts() -> None:
     criterion = SeesawLoss(3, class_counts=torch.tensor([5, 4, 3]))
 
-    assert counted(criterion, torch.tensor([0, 0, 1])) == [5, 4, 3]
+    criterion(torch.zeros(3, 3), torch.tensor([0, 0, 1]))
 
-
-def test_what_it_counted_is_what_it_would_be_given() -> None:
-    logits, target = batch(40)
-    online = SeesawLoss(K)
-
-    loss = online(logits, target)
-
-    given = SeesawLoss(K, class_counts=target.bincount(minlength=K))
-    assert torch.equal(loss, given(logits, target))
+    assert criterion.class_counts.tolist() == [5, 4, 3]
 
 
 # --- mistakes --------------------------------------------------------------------------------
@@ -216,8 +202,11 @@ def test_what_it_counted_is_what_it_would_be_given() -> None:
             lambda: EqualizationLoss(K, class_counts=COUNTS, threshold=-0.1),
             r"threshold must be in \[0, 1\], got -0.1",
         ),
-        (lambda: SeesawLoss(K, p=-1), r"p must be in \[0, inf\), got -1"),
-        (lambda: SeesawLoss(K, q=math.nan), r"q must be in \[0, inf\), got nan"),
+        (lambda: SeesawLoss(K, class_counts=COUNTS, p=-1), r"p must be in \[0, inf\), got -1"),
+        (
+            lambda: SeesawLoss(K, class_counts=COUNTS, q=math.nan),
+            r"q must be in \[0, inf\), got nan",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_by_name(call: Any, message: str) -> None:

@@ -183,6 +183,10 @@ def test_observing_and_stepping_never_wait_for_the_device() -> None:
             lambda: ClassDifficulty(2).observe(torch.ones(1, 2), torch.ones(1, 2)),
             r"target must be \(1,\), got \(1, 2\)",
         ),
+        (
+            lambda: ClassDifficulty(2).observe(torch.ones(3, 2), torch.tensor([0, -1, 2])),
+            r"target\[2\] must be in \[0, 2\) or negative, got 2",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_by_name(call: Any, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -161,6 +161,28 @@ def test_the_report_of_many_unmeasured_classes_names_five() -> None:
     assert ClassDifficulty(8).report() == (
         "0 of 8 classes measured; never: 0, 1, 2, 3, 4 and 3 more"
     )
+
+
+def test_without_a_prior_f1_is_that_of_the_counts() -> None:
+    counts = counted(correct=[3, 1, 0, 6], total=[4, 3, 0, 7])
+    difficulty = ClassDifficulty(4, statistic="f1")
+
+    difficulty.update(counts)
+
+    assert torch.equal((1 - difficulty.difficulty)[[0, 1, 3]], counts.class_f1[[0, 1, 3]])
+
+
+@pytest.mark.parametrize("prior_strength", [0.0, 2.0])
+@pytest.mark.parametrize("statistic", get_args(Statistic))
+def test_counts_may_be_on_another_device_than_the_module(
+    statistic: Statistic, prior_strength: float
+) -> None:
+    difficulty = ClassDifficulty(3, statistic=statistic, prior_strength=prior_strength).to("meta")
+
+    difficulty.update(counted(correct=[3, 1, 0], total=[4, 2, 0]))
+
+    assert difficulty.difficulty.device.type == "meta"
+    assert difficulty.difficulty.shape == (3,)
 
 
 @pytest.mark.parametrize("statistic", ["f1", "loss"])

@@ -71,7 +71,8 @@ def test_counts_reach_the_loss_that_measures_and_no_other() -> None:
 
     accuracy = counts["verb"].class_accuracy
     torch.testing.assert_close(criterion.class_weights("verb"), cdb_weights(accuracy).float())
-    assert torch.equal(criterion.difficulty("verb", accuracy), 1 - accuracy)
+    assert list(criterion.difficulties) == ["verb"]
+    assert torch.equal(criterion.difficulties["verb"].difficulty, 1 - accuracy)
     assert not torch.equal(criterion.class_weights("verb"), torch.ones(3))
     assert torch.equal(criterion.class_weights("noun"), torch.ones(4))
 
@@ -86,14 +87,20 @@ def test_an_epoch_without_counts_leaves_the_weights() -> None:
     assert torch.equal(criterion.class_weights("verb"), before)
 
 
-def test_difficulty_of_a_loss_that_measures_none_is_that_of_the_split() -> None:
-    accuracy = torch.tensor([0.25, 1.0, float("nan"), 0.0])
+def test_a_head_without_a_labelled_clip_keeps_its_weights() -> None:
+    criterion, counts = made(), counted()
+    criterion.update(counts)
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
 
-    difficulty = made().difficulty("noun", accuracy)
+    criterion.update({**counts, "verb": ClassCounts(3)})
 
-    torch.testing.assert_close(
-        difficulty, torch.tensor([0.75, 0.0, float("nan"), 1.0]), equal_nan=True
-    )
+    for key, value in criterion.state_dict().items():
+        assert torch.equal(value.nan_to_num(-1), before[key].nan_to_num(-1)), key
+
+
+def test_counts_of_an_unknown_head_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"counts names 'nuon'; .*\['verb', 'noun'\]"):
+        made().update({"nuon": ClassCounts(4)})
 
 
 def test_the_state_of_every_head_is_saved() -> None:

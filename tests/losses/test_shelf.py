@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdb_video.losses import LOSSES, PER_SAMPLE_BASES, CDBLoss, DeferredReweighting
+from cdb_video.losses import LOSSES, PER_SAMPLE_BASES
 from tests.host_sync import NoHostSync
-from tests.losses.shelf import COUNTS, FORMS, K, batch, close, made
+from tests.losses.shelf import COUNTS, FORMS, K, batch, close, made, seeded
 
 every_form = pytest.mark.parametrize("name", FORMS)
-
-
-def seeded(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
-    """The loss with the same coins each time (equalization tosses them)."""
-    torch.manual_seed(0)
-    loss: Tensor = criterion(logits, target)
-    return loss
 
 
 def test_the_shelf_has_these_losses() -> None:
@@ -168,6 +158,21 @@ def test_half_precision_logits_are_computed_in_fp32(name: str, dtype: torch.dtyp
     assert torch.equal(loss, seeded(made(name), logits.float(), target))
 
 
+@every_form
+def test_double_logits_give_a_double_loss(name: str) -> None:
+    logits, target = batch(dtype=torch.float64)
+
+    for reduction in ("mean", "none"):
+        criterion = made(name, reduction=reduction).eval()
+
+        loss, narrow = criterion(logits, target), criterion(logits.float(), target)
+
+        assert loss.dtype == torch.float64
+        # Not the fp32 loss in a wider type.
+        assert not torch.equal(loss, narrow.double())
+        close(loss, narrow, 1e-4)
+
+
 # --- state -----------------------------------------------------------------------------------
 
 
@@ -250,165 +255,3 @@ def test_all_of_the_shelf_compiles_into_one_graph() -> None:
         close(ours.grad, theirs.grad)
     for key, value in compiled.state_dict().items():
         assert torch.equal(value, eager.state_dict()[key]), key
-
-
-# --- under CDB and deferred weights ----------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", PER_SAMPLE_BASES)
-def test_cdb_weighs_it(name: str) -> None:
-    logits, target = batch()
-    criterion = CDBLoss(K, tau=1, base=made(name, reduction="none"), reduction="none")
-    criterion.update(torch.tensor([0.75, 0.5, 0.5, 0.25]))
-
-    loss = seeded(criterion, logits, target)
-
-    # Difficulties 1/4, 1/2, 1/2, 3/4 have mean 1/2.
-    weights = torch.tensor([0.5, 1.0, 1.0, 1.5])
-    close(loss, weights[target] * seeded(made(name, reduction="none"), logits, target))
-
-
-@pytest.mark.parametrize("name", PER_SAMPLE_BASES)
-def test_deferred_weights_are_put_on_it(name: str) -> None:
-    logits, target = batch()
-    target[0] = -1
-    options: dict[str, Any] = {"reduction": "none", "ignore_index": -1}
-    criterion = DeferredReweighting(
-        K, class_counts=COUNTS, base=made(name, **options), defer=0.0, beta=0.5, **options
-    )
-
-    loss = seeded(criterion, logits, target)
-
-    expected = criterion.class_weights[target] * seeded(made(name, **options), logits, target)
-    close(loss, expected)
-    for key, value in made_and_run(name, logits, target, **options).state_dict().items():
-        assert torch.equal(criterion.state_dict()[f"base.{key}"], value), key
-
-
-def made_and_run(name: str, logits: Tensor, target: Tensor, **options: Any) -> nn.Module:
-    criterion = made(name, **options)
-    criterion(logits, target)
-    return criterion
-
-
-# --- soft targets ----------------------------------------------------------------------------
-
-SOFT = {"cross_entropy", "weighted", "class_balanced", "balanced_softmax", "logit_adjusted", "cdb"}
-SMOOTHED = SOFT | {"recall"}
-
-
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("name", sorted(SOFT))
-def test_probabilities_give_the_mean_of_their_labels_losses(
-    name: str, label_smoothing: float
-) -> None:
-    logits, target = batch()
-    other = (target + 1) % K
-    criterion = made(name, label_smoothing=label_smoothing)
-
-    mixed = criterion(logits, 0.25 * F.one_hot(target, K) + 0.75 * F.one_hot(other, K))
-
-    close(mixed, 0.25 * criterion(logits, target) + 0.75 * criterion(logits, other))
-
-
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - SOFT))
-def test_probabilities_are_refused_where_a_label_is_needed(name: str) -> None:
-    logits, _ = batch()
-
-    with pytest.raises(ValueError, match=r"target must be class indices for .*torch\.float32"):
-        made(name)(logits, logits.softmax(1))
-
-
-@pytest.mark.parametrize("name", sorted(SMOOTHED))
-def test_label_smoothing_mixes_in_the_loss_of_every_class(name: str) -> None:
-    logits, target = batch()
-    plain, smoothed = made(name).eval(), made(name, label_smoothing=0.1).eval()
-    weights = getattr(plain, "class_weights", torch.ones(K))
-    # The smoothed part has the weight of the label, not of the class it falls on.
-    unweighed = [
-        weights[target] / weights[k] * made(name, reduction="none").eval()(logits, target * 0 + k)
-        for k in range(K)
-    ]
-
-    expected = 0.9 * plain(logits, target) + 0.1 * torch.stack(unweighed).mean()
-
-    close(smoothed(logits, target), expected)
-
-
-@pytest.mark.parametrize("name", sorted(set(FORMS) - SMOOTHED - {"weighted effective", "deferred"}))
-def test_label_smoothing_is_refused_where_it_has_no_meaning(name: str) -> None:
-    with pytest.raises(ValueError, match=r"label_smoothing=0\.1: \w+Loss takes none"):
-        made(name, label_smoothing=0.1)
-
-
-# --- mistakes --------------------------------------------------------------------------------
-
-COUNTED = [
-    "weighted",
-    "class_balanced",
-    "ldam",
-    "balanced_softmax",
-    "logit_adjusted",
-    "equalization",
-    "deferred",
-]
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        (None, "class_counts is needed: .* got None"),
-        (torch.tensor([5, 1]), r"class_counts must be \(3,\), got \(2,\)"),
-        (torch.tensor([[5, 1, 1]]), r"class_counts must be \(3,\), got \(1, 3\)"),
-        (torch.tensor([5, -1, 1]), r"class_counts\[1\] must be a whole number >= 0, got -1"),
-        (torch.tensor([5.0, 1.0, torch.nan]), r"class_counts\[2\] .* got nan"),
-        (torch.tensor([5.0, torch.inf, 1.0]), r"class_counts\[1\] .* got inf"),
-        (torch.tensor([0.5, 1.0, 1.0]), r"class_counts\[0\] .* got 0\.5"),
-        (torch.zeros(3, dtype=torch.int64), "class_counts is 0 for every one of 3 classes"),
-    ],
-)
-@pytest.mark.parametrize("name", [*COUNTED, "seesaw"])
-def test_bad_counts_are_refused(name: str, counts: Tensor | None, message: str) -> None:
-    if name == "seesaw" and counts is None:
-        return  # it counts by itself
-
-    with pytest.raises(ValueError, match=message):
-        FORMS[name](3, class_counts=counts)
-
-
-@every_form
-def test_a_class_without_clips_is_taken(name: str) -> None:
-    criterion = made(name, class_counts=torch.tensor([90, 0, 9, 1]))
-    logits, target = batch()
-
-    loss = criterion(logits, target)
-
-    assert loss.isfinite()
-
-
-@every_form
-def test_a_reduction_that_pytorch_does_not_have_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="reduction must be one of mean, sum, none, got 'avg'"):
-        made(name, reduction="avg")
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_smoothing_everything_away_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1.0"):
-        made(name, label_smoothing=1.0)
-
-
-@every_form
-def test_a_batch_of_another_shape_is_refused(name: str) -> None:
-    logits, target = batch()
-
-    with pytest.raises(ValueError, match=r"logits must be \(N, 4\), got \(12, 3\)"):
-        made(name)(logits[:, :3], target)
-    with pytest.raises(ValueError, match=r"target of .* must be \(12,\), got \(11,\)"):
-        made(name)(logits, target[1:])
-
-
-def test_no_classes_are_refused() -> None:
-    for name in ("cross_entropy", "focal", "recall", "seesaw"):
-        with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
-            LOSSES[name](0)

@@ -1,7 +1,9 @@
 """tools/posthoc.py and `tools/evaluate.py --features`, as a user types them, in this process."""
 
 import json
+import re
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +70,24 @@ def read_report(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested JSON, by their path."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: leaf for key, part in items for k, leaf in flat(part, f"{name}/{key}").items()}
+    return {name: value}
+
+
+@pytest.fixture
+def undecodable(tiny_data: Path, tmp_path: Path) -> str:
+    """The override for the same annotations, with videos that nobody can decode."""
+    folder = tmp_path / "undecodable"
+    shutil.copytree(tiny_data, folder)
+    for path in folder.glob("*.mp4"):
+        path.write_bytes(b"no video")
+    return f"data.root={folder}"
+
+
 def test_logit_adjustment_is_the_figure_that_every_report_has(trained: Path, tool: Tool) -> None:
     printed = tool(None, "posthoc.py", trained, "logit-adjust")
 
@@ -91,23 +111,25 @@ def test_logit_adjustment_is_the_figure_that_every_report_has(trained: Path, too
 
 
 @pytest.mark.parametrize("method", ["crt", "lws", "tau-norm"])
-def test_a_corrected_run_gives_the_figures_of_its_report(
+def test_both_reports_are_those_of_evaluation(
     trained: Path, tiny_data: Path, tool: Tool, method: str
 ) -> None:
     printed = tool(None, "posthoc.py", trained, method, "views.num_clips=2")
     folder = trained / f"posthoc-{method}"
     assert f"corrected run: {folder}" in printed
+    before, after = read_report(trained, "test"), read_report(trained, f"test_{method}")
 
+    tool(None, "evaluate.py", trained, "views.num_clips=2")
     tool(None, "evaluate.py", folder, "views.num_clips=2")
 
-    report = read_report(trained, f"test_{method}")
-    assert read_report(folder, "test") == {k: v for k, v in report.items() if k != "posthoc"}
-    assert report["run"] == f"tiny-{method}"
-    before, after = load_run(trained), load_run(folder)
-    assert_only_heads_differ(before, after)
-    assert after.config.views.num_clips == 1  # given for one call, and not the run's
-    predicted = after.predict(tiny_data / "test_0.mp4")
-    assert set(predicted) == {"verb", "noun"}
+    assert flat(read_report(trained, "test")) == pytest.approx(flat(before), abs=1e-5)
+    assert after.pop("posthoc")["method"] == method
+    assert flat(read_report(folder, "test")) == pytest.approx(flat(after), abs=1e-5)
+    assert (after["run"], after["views"]) == (f"tiny-{method}", "2x1")
+    run, corrected = load_run(trained), load_run(folder)
+    assert_only_heads_differ(run, corrected)
+    assert corrected.config.views.num_clips == 1  # given for one call, and not the run's
+    assert set(corrected.predict(tiny_data / "test_0.mp4")) == {"verb", "noun"}
 
 
 def assert_only_heads_differ(before: LoadedRun, after: LoadedRun) -> None:
@@ -145,26 +167,64 @@ def test_tau_is_never_chosen_without_a_validation_split(trained: Path, tool: Too
     tool(None, "posthoc.py", trained, "tau-norm", "--tau", "1", *without)
 
 
-def test_features_are_kept_for_the_weights_and_clips_that_they_are_of(
-    trained: Path, tool: Tool
+def test_a_head_without_labels_to_learn_from_is_named(
+    trained: Path, tiny_data: Path, tmp_path: Path, tool: Tool
 ) -> None:
-    path = trained / "posthoc_features_train.npz"
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data, folder)
+    table = (folder / "clips.csv").read_text()
+    (folder / "clips.csv").write_text(re.sub(r",\w+,val$", ",,val", table, flags=re.MULTILINE))
+    data = f"data.root={folder}"
+    tool(None, "posthoc.py", trained, "tau-norm")  # keeps features, with the labels of now
+
+    error = tool(2, "posthoc.py", trained, "tau-norm", data)
+
+    assert "data.val_split: none of its 7 clips is labelled for head 'noun'" in error
+    assert error.count("\n") == 1
+    tool(None, "posthoc.py", trained, "tau-norm", "--tau", "1", data)
+
+
+def test_what_was_decoded_once_is_not_decoded_again(
+    trained: Path, tool: Tool, undecodable: str
+) -> None:
+    tool(None, "posthoc.py", trained, "crt")
+
+    tool(None, "posthoc.py", trained, "lws", undecodable)
+    tool(None, "posthoc.py", trained, "logit-adjust", undecodable)
+
+    for changed in ("views.num_clips=3", "clip.stride=2"):
+        assert "test_0.mp4" in tool(2, "posthoc.py", trained, "logit-adjust", undecodable, changed)
+
+
+def test_logit_adjustment_needs_nothing_but_predictions_of_these_weights_and_views(
+    trained: Path, tool: Tool, undecodable: str
+) -> None:
     best = find_checkpoint(trained)
-    [other] = [p for p in (trained / "checkpoints").glob("step-*") if p != best]
+    [other] = [path for path in (trained / "checkpoints").glob("step-*") if path != best]
+    tool(None, "posthoc.py", trained, "logit-adjust")
+    for path in trained.glob("posthoc_features_test*"):
+        path.unlink()
 
-    def written(*arguments: object) -> int:
-        tool(None, "posthoc.py", *arguments)
-        return path.stat().st_mtime_ns
+    tool(None, "posthoc.py", trained, "logit-adjust", "--tau", "0.5", undecodable)
 
-    first = written(best, "lws")
-    assert written(trained, "crt", "--split", "val") == first
+    assert read_report(trained, "test_logit-adjust")["posthoc"]["tau"] == 0.5
+    assert "test_0.mp4" in tool(2, "posthoc.py", other, "logit-adjust", undecodable)
+    assert "test_0.mp4" in tool(
+        2, "posthoc.py", trained, "logit-adjust", undecodable, "views.num_crops=3"
+    )
+
+
+def test_features_are_kept_for_the_weights_that_they_are_of(trained: Path, tool: Tool) -> None:
+    path = trained / "posthoc_features_train_1x1.npz"
+    best = find_checkpoint(trained)
+    [other] = [path for path in (trained / "checkpoints").glob("step-*") if path != best]
+
+    tool(None, "posthoc.py", best, "lws")
     of_best = load_features(path)[0].features
-    second = written(other, "lws")
-    assert second != first
+    tool(None, "posthoc.py", other, "lws")
+
+    assert of_best.shape == (12, 1, 128)
     assert not torch.equal(load_features(path)[0].features, of_best)
-    third = written(other, "lws", "clip.stride=2")
-    assert third != second
-    assert written(other, "lws", "clip.stride=2") == third
 
 
 def test_a_cosine_head_is_refused_in_one_line(trained: Path, tmp_path: Path, tool: Tool) -> None:
@@ -199,6 +259,16 @@ def test_a_cosine_head_is_refused_in_one_line(trained: Path, tmp_path: Path, too
 )
 def test_a_mistake_is_told(trained: Path, tool: Tool, arguments: list[str], message: str) -> None:
     assert message in tool(2, "posthoc.py", trained, *arguments)
+
+
+@pytest.mark.parametrize("tau", ["-1", "nan"])
+def test_evaluation_adjusts_by_the_same_strengths(trained: Path, tool: Tool, tau: str) -> None:
+    tool(None, "evaluate.py", trained)
+    saved = trained / "predictions_test.npz"
+
+    error = tool(2, "evaluate.py", "--predictions", saved, "--logit-adjust", tau)
+
+    assert f"error: tau must be a number of at least 0, got {tau}" in error
 
 
 def test_evaluation_writes_features_beside_its_scores(

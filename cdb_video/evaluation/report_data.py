@@ -1,0 +1,202 @@
+"""What a report page shows beside its figures: how training went, and which clips went wrong."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cdb_video.clips.base import VideoDecoder
+from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.errors import DecodeError
+from cdb_video.evaluation.metrics import CALIBRATION_BINS
+from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions, Predictions
+
+THUMBNAIL_SIDE = 160
+"""Pixels of a thumbnail's longer side."""
+
+
+@dataclass(frozen=True)
+class ClassHistory:
+    """One head's rows of difficulty.csv: (E, K) tables over E epochs, NaN where it has nothing."""
+
+    epochs: np.ndarray
+    """(E,), increasing."""
+    difficulty: np.ndarray
+    weight: np.ndarray
+    """Row e: used from the end of epoch e on."""
+
+    def hardest(self, number: int) -> np.ndarray:
+        """Indices of the classes with the highest difficulty now, at most `number`."""
+        now = self.difficulty[-1]
+        order = np.argsort(-now, kind="stable")  # NaN comes last
+        return order[: min(number, int(np.isfinite(now).sum()))]
+
+
+def read_class_histories(path: Path, classes: Mapping[str, HeadClasses]) -> dict[str, ClassHistory]:
+    """Head -> what difficulty.csv has of it; a head or file that is not there is left out."""
+    if not path.exists():
+        return {}
+    places = {
+        (head, name): i for head, part in classes.items() for i, name in enumerate(part.names)
+    }
+    rows: dict[str, dict[int, np.ndarray]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            head = row["head"]
+            place = places.get((head, row["class"]))
+            if place is None:
+                continue
+            epochs = rows.setdefault(head, {})
+            epoch = int(row["epoch"])
+            if epoch not in epochs:
+                epochs[epoch] = np.full((2, len(classes[head].names)), np.nan)
+            epochs[epoch][:, place] = [float(row[key] or "nan") for key in ("difficulty", "weight")]
+    histories = {}
+    for head, epochs in rows.items():
+        order = sorted(epochs)
+        table = np.stack([epochs[epoch] for epoch in order])
+        histories[head] = ClassHistory(np.array(order), table[:, 0], table[:, 1])
+    return histories
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; empty without the file."""
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # cut short when the run died
+    return events
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Clips by confidence in equal bins, those of the ECE; NaN where a bin is empty."""
+
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def reliability(part: HeadPredictions) -> Reliability:
+    """The calibration of the labelled clips (Guo et al., arXiv 1706.04599)."""
+    labelled = part.labels >= 0
+    confidence, predicted = (values.numpy() for values in part.scores[labelled].max(1))
+    right = predicted == part.labels[labelled].numpy()
+    bins = (confidence * CALIBRATION_BINS).astype(int).clip(max=CALIBRATION_BINS - 1)
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
+    with np.errstate(invalid="ignore"):
+        means = [
+            np.bincount(bins, weights=values, minlength=CALIBRATION_BINS) / count
+            for values in (confidence, right)
+        ]
+    return Reliability(count, *means)
+
+
+def confusion_matrix(part: HeadPredictions) -> np.ndarray:
+    """(K, K) clips: a row the true class, a column the predicted one."""
+    number = part.scores.shape[1]
+    labelled = part.labels >= 0
+    predicted = part.scores[labelled].argmax(1)
+    cells = torch.bincount(part.labels[labelled] * number + predicted, minlength=number**2)
+    return cells.reshape(number, number).numpy()
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A pair of classes, the clips of the first that were taken for the second."""
+
+    truth: str
+    predicted: str
+    count: int
+    total: int
+    """Clips of the true class."""
+
+
+def most_confused(
+    confusion: np.ndarray, names: Sequence[str], *, number: int = 15
+) -> list[Confusion]:
+    """The pairs with the most clips; of equal ones, the larger share of their class first."""
+    total = confusion.sum(axis=1)
+    wrong = confusion - np.diag(np.diag(confusion))
+    pairs = np.argwhere(wrong)
+    counts = wrong[*pairs.T]
+    order = np.lexsort((-counts / total[pairs[:, 0]], -counts))[:number]
+    return [Confusion(names[i], names[j], int(wrong[i, j]), int(total[i])) for i, j in pairs[order]]
+
+
+@dataclass(frozen=True)
+class HardClip:
+    """A clip that the model gave its own class a low score."""
+
+    id: str
+    truth: str
+    score: float
+    """Of the true class."""
+    guesses: list[tuple[str, float]]
+    """The highest scores, highest first."""
+
+
+def hardest_clips(
+    predictions: Predictions, head: str, names: Sequence[str], *, number: int = 12
+) -> list[HardClip]:
+    """The labelled clips whose own class has the lowest score, lowest first."""
+    part = predictions.heads[head]
+    labelled = (part.labels >= 0).nonzero().flatten()
+    own = part.scores[labelled].gather(1, part.labels[labelled][:, None]).flatten()
+    chosen = labelled[own.argsort(stable=True)[:number]]
+    best = part.scores[chosen].sort(dim=1, descending=True, stable=True)
+    return [
+        HardClip(
+            id=predictions.ids[i],
+            truth=names[int(part.labels[i])],
+            score=float(part.scores[i, part.labels[i]]),
+            guesses=[(names[k], score) for k, score in zip(order[:3], scores[:3], strict=True)],
+        )
+        for i, order, scores in zip(
+            chosen.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+        )
+    ]
+
+
+def thumbnails(
+    records: Sequence[VideoRecord],
+    wanted: Collection[str],
+    opener: Callable[[VideoRecord], VideoDecoder],
+) -> dict[str, str]:
+    """Id -> the middle frame of the record as a JPEG data URI; unreadable ones are left out."""
+    found = {}
+    for record in records:
+        if record.id in wanted:
+            try:
+                found[record.id] = _thumbnail(record, opener)
+            except DecodeError:
+                continue  # a picture is no reason to lose a report
+    return found
+
+
+def _thumbnail(record: VideoRecord, opener: Callable[[VideoRecord], VideoDecoder]) -> str:
+    from PIL import Image
+
+    with opener(record) as video:
+        start_s = record.start_s or 0.0
+        stop_s = float(video.times[-1]) if record.stop_s is None else record.stop_s
+        middle = min(video.index_at((start_s + stop_s) / 2), video.num_frames - 1)
+        frame = video.frames(torch.tensor([middle]))[0]
+    image = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Before training: look the data over."""
