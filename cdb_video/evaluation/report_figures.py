@@ -129,8 +129,7 @@ def draw_history(names: Sequence[str], history: ClassHistory) -> Figure | None:
         for some in np.array_split(
             np.delete(table, hardest, axis=1), len(names) // 100 + 1, axis=1
         ):
-            # Lines of a hundred classes with gaps: thousands of objects, or one of thousands of
-            # classes, take half a minute to draw.
+            # With gaps: an object a class is slow to make, and one of all is slow to draw.
             gaps = np.vstack([some, np.full((1, some.shape[1]), np.nan)])
             x = np.tile(np.append(history.epochs, np.nan), some.shape[1])
             panel.plot(x, gaps.T.ravel(), color=GREY, linewidth=0.7)

@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
 from cdb_video.datasets.annotations import Split, VideoRecord
-from cdb_video.prepare.files import Digest, FileCheck, Probe, Step, Timing, VideoFile
+from cdb_video.prepare.files import Digest, FileCheck, Probe, Step, Timing, VideoFile, on_one_thread
 from cdb_video.prepare.findings import Finding, in_order
 from cdb_video.prepare.pool import Outcome, run_watched
 from cdb_video.prepare.splits import SUBJECT_COLUMNS, check_splits, same_content
@@ -82,7 +83,9 @@ def check_data(
     findings = list(check_splits(splits, subject_columns=subject_columns))
     digests: dict[Path, str] = {}
     timings: list[Timing] = []
-    outcomes = run_watched(check, files, num_workers=num_workers, timeout_s=timeout_s)
+    outcomes = run_watched(
+        partial(on_one_thread, check), files, num_workers=num_workers, timeout_s=timeout_s
+    )
     with (
         closing(outcomes),
         Progress("checking", total=len(files), unit="files", quiet=quiet) as progress,

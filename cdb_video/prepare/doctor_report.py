@@ -104,7 +104,8 @@ def print_report(
     if report["tail"]:
         console.print(_tail_table(report["tail"]))
         console.print(_ends_table(report["tail"], "top", f"the {SHOWN} largest"))
-        console.print(_ends_table(report["tail"], "bottom", f"the {SHOWN} smallest"))
+        if max(figures["num_classes"] for figures in report["tail"].values()) > SHOWN:
+            console.print(_ends_table(report["tail"], "bottom", f"the {SHOWN} smallest"))
     if report["speed"]:
         console.print(_speed_line(report["speed"]), highlight=False)
     for kind, findings in groupby(report["findings"], key=lambda finding: finding["kind"]):
@@ -124,7 +125,7 @@ def save_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def _splits_table(splits: Mapping[str, Any]) -> Table:
-    table = _table("splits, and of each head the classes that have clips")
+    table = _table("splits and their classes")
     heads = list(dict.fromkeys(head for split in splits.values() for head in split["class_counts"]))
     for name in ("", "annotations", "clips", "files", *heads):
         table.add_column(escape(name), justify="right" if name else "left")

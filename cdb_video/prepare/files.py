@@ -86,7 +86,6 @@ class FileCheck:
 
     def __call__(self, file: VideoFile) -> Iterator[Probe]:
         """What is found, as it is found."""
-        torch.set_num_threads(1)  # as a loader's worker
         where = str(file.path)
         yield Step(where)
         if not os.path.exists(file.path):
@@ -151,6 +150,12 @@ class FileCheck:
             return [segment[[0, len(segment) // 2, -1]]]
         parts: Sequence[Tensor] = segment.split(FRAMES_AT_A_TIME)
         return parts
+
+
+def on_one_thread(check: FileCheck, file: VideoFile) -> Iterator[Probe]:
+    """The check in a process of its own, as a loader's worker."""
+    torch.set_num_threads(1)
+    yield from check(file)
 
 
 def segment_name(record: VideoRecord) -> str:

@@ -50,7 +50,7 @@ class ClassSampling(nn.Module):
 
     def update(self, measured: ClassCounts) -> None:
         """Draw by a new measurement of the head's classes, where difficulty matters."""
-        if self.cdb is not None:
+        if self.cdb is not None and measured.num_classes_present:
             self.cdb.update(measured)
 
     def probabilities(self, epoch: int, num_epochs: int) -> Tensor:

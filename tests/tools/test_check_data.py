@@ -68,7 +68,7 @@ def plant_defects(root: Path) -> None:
 def test_every_planted_defect_is_found_and_nothing_else(tmp_path: Path) -> None:
     root, out = write_data(tmp_path / "data"), tmp_path / "doctor.json"
     plant_defects(root)
-    options = ["--json", out, "--timeout", 2, "--workers", 1, "data.annotation_fps=24"]
+    options = ["--json", out, "--timeout", 4, "--workers", 1, "data.annotation_fps=24"]
     command = [sys.executable, TOOL, write_config(root, tmp_path), *map(str, options)]
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -96,7 +96,7 @@ def test_every_planted_defect_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert report["splits"]["val"]["class_counts"] == {"verb": {"close": 1, "open": 3}}
     assert report["tail"]["verb"]["largest"] == 4
     assert (report["speed"]["num_clips"], report["speed"]["num_timed"]) == (8, 3)
-    for text in ("error: hung (1)", "no frame for 2 s", "clips/s a worker", "7 errors, 3 notes"):
+    for text in ("error: hung (1)", "no frame for 4 s", "clips/s a worker", "7 errors, 3 notes"):
         assert text in done.stdout
 
 

@@ -57,7 +57,9 @@ def test_a_run_holds_what_the_contract_says(trained: Path) -> None:
         "difficulty.csv",
         "checkpoints",
         "report_val.json",
+        "report_val.html",
         "report_test.json",
+        "report_test.html",
         "predictions_val.npz",
         "predictions_test.npz",
     }
