@@ -116,9 +116,9 @@ class DataConfig(Section):
     num_workers: NonNegativeInt = 2
     """Loader processes a rank; 0 decodes in the training process."""
     in_memory: bool = False
-    """Decode every clip's frames once, at the start and on all cores, scaled to clip.short_side, and
-    keep them: for data that fits into memory, once a rank. num_workers is best 0 then, as long as
-    crops are small."""
+    """Decode the frames of every clip once, at the start, scaled to clip.short_side, and keep
+    them: for data that fits into memory, once a rank. All cores decode. num_workers is best 0 then,
+    as long as crops are small."""
     sampler: Literal["instance", "sqrt", "class_balanced", "progressive", "cdb"] = "instance"
     """instance: every clip once an epoch; the others draw a class, then one of its clips: by the
     square root of its count, evenly, from instance to evenly over the epochs, or, CDB-S, by

@@ -131,8 +131,8 @@ class ClipMemory:
         limit = LARGEST_SHARE * machine / local_world_size()
         if self.num_bytes > limit:
             raise ConfigError(
-                f"data.in_memory=true: the first {len(self) + 1} clips take more than "
-                f"{limit / 1e9:.0f} GB a rank; use data.in_memory=false or a smaller clip.short_side"
+                f"data.in_memory=true: the first {len(self) + 1} clips take more than a rank's "
+                f"{limit / 1e9:.0f} GB; use data.in_memory=false or a smaller clip.short_side"
             )
         if len(self._block) - self._used < size:
             self._block = torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8)

@@ -184,6 +184,7 @@ def test_without_a_test_split_there_is_nothing_to_compare_on(
         plan_of(config_file(tiny_data, tmp_path), "data.test_split=null")
 
 
+@pytest.mark.slow
 def test_an_arm_that_diverges_is_a_finding_and_does_not_stop_the_others(
     tiny_data: Path, tmp_path: Path
 ) -> None:

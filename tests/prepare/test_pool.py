@@ -55,6 +55,7 @@ def test_a_job_that_hangs_is_given_up_and_the_others_are_done(tmp_path: Path) ->
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_signs_of_life_put_the_limit_off() -> None:
     # 8 x 0.3 s is more than the limit, 0.3 s is not.
     [outcome] = run_watched(pool_tasks.tick, [8], num_workers=1, timeout_s=1.5)
@@ -82,6 +83,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
@@ -107,6 +109,7 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     assert not any(is_running(int(file.read_text())) for file in pids)
 
 
+@pytest.mark.slow
 def test_leaving_early_ends_every_process(tmp_path: Path) -> None:
     fifo, file = tmp_path / "x.mp4", tmp_path / "y.mp4"
     os.mkfifo(fifo)

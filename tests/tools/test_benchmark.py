@@ -64,6 +64,7 @@ def test_one_round_in_which_the_machine_was_busy_moves_nothing() -> None:
     assert ratio.interval == pytest.approx((1.1, 1.1))
 
 
+@pytest.mark.slow
 def test_loss_times_steps_and_losses_alone(tmp_path: Path) -> None:
     arguments = ["loss", "--repeats", "3", "--device", "cpu", "--json", "out.json"]
     command = [sys.executable, str(BENCHMARK), *arguments]

@@ -65,6 +65,7 @@ def plant_defects(root: Path) -> None:
         table.write("frames,frames,,,open,p11,test\n")
 
 
+@pytest.mark.slow
 def test_every_planted_defect_is_found_and_nothing_else(tmp_path: Path) -> None:
     root, out = write_data(tmp_path / "data"), tmp_path / "doctor.json"
     plant_defects(root)
@@ -114,6 +115,7 @@ def test_good_data_is_passed_and_drawn(
         assert min(image.size) > 500
 
 
+@pytest.mark.slow
 def test_a_split_that_cannot_be_read_is_an_error_and_the_others_are_read(tmp_path: Path) -> None:
     rows = ["a,x,train", "b,x,val", "b,x,val", "c,x,test"]
     (tmp_path / "clips.csv").write_text("\n".join(["path,verb,split", *rows]) + "\n")
