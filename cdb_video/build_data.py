@@ -114,7 +114,11 @@ def read_data(
 
 
 def read_role(
-    config: Config, role: str, *, vocabularies: Mapping[str, Vocabulary], check_files: bool = True
+    config: Config,
+    role: str,
+    *,
+    vocabularies: Mapping[str, Vocabulary] | None,
+    check_files: bool = True,
 ) -> Split:
     """The split of one role alone, by a checkpoint's classes: its videos are all that is needed.
 

@@ -68,7 +68,7 @@ def read_splits(config: Config) -> tuple[dict[str, Split], list[Finding]]:
             splits[role] = read_role(
                 config,
                 role,
-                vocabularies=vocabularies,  # type: ignore[arg-type]  # None: the data's own
+                vocabularies=vocabularies,  # None: the data's own
                 check_files=False,
             )
         except UnknownSplitError:

@@ -163,9 +163,9 @@ class Trainer:
             for i, batch in enumerate(self.loader.epoch(self.epoch)):
                 lr = self.schedule.apply(self.optimizer, self.epoch + i / steps)
                 self.train_step(batch)
+                progress.advance(self.loader.order.batch_size, **figures)
                 if self.step % self.options.log_every == 0 or i + 1 == steps:
                     figures = self.log_step(self.epoch + (i + 1) / steps, lr, progress.speed)
-                progress.advance(self.loader.order.batch_size, **figures)
 
     def draw_classes(self) -> None:
         """With sampling by class, set the epoch's probabilities."""

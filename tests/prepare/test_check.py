@@ -23,6 +23,9 @@ from cdb_video.prepare.findings import KINDS, Finding
 from cdb_video.prepare.splits import same_content
 from tests.prepare.made import make_record, make_split
 
+# Each starts processes that import PyTorch. tests/tools/test_check_data.py has the quick one.
+pytestmark = pytest.mark.slow
+
 MakeVideo = Callable[..., Path]
 CHECK = FileCheck(ClipSampler(num_frames=4, stride=1))
 

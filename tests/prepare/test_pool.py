@@ -15,6 +15,9 @@ import pytest
 from cdb_video.prepare.pool import run_watched
 from tests.prepare import pool_tasks
 
+# Each starts processes that import PyTorch. tests/tools/test_check_data.py has the quick one.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -55,7 +58,6 @@ def test_a_job_that_hangs_is_given_up_and_the_others_are_done(tmp_path: Path) ->
     assert time.monotonic() - started < 30
 
 
-@pytest.mark.slow
 def test_signs_of_life_put_the_limit_off() -> None:
     # 8 x 0.3 s is more than the limit, 0.3 s is not.
     [outcome] = run_watched(pool_tasks.tick, [8], num_workers=1, timeout_s=1.5)
@@ -83,7 +85,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
@@ -109,7 +110,6 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     assert not any(is_running(int(file.read_text())) for file in pids)
 
 
-@pytest.mark.slow
 def test_leaving_early_ends_every_process(tmp_path: Path) -> None:
     fifo, file = tmp_path / "x.mp4", tmp_path / "y.mp4"
     os.mkfifo(fifo)
