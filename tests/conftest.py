@@ -11,7 +11,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
+
+# Two test processes, and the tools that they start, with two threads each wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # Three digits of base 16 in three bars, each a grey 16 levels from the next: coding moves a bar by
 # two or three levels, so a misread needs an error of eight.

@@ -176,7 +176,6 @@ class Comparison:
             *failures,
             *self._notes_on_seeds(),
             *self._notes_on_data(),
-            *self._notes_on_figures(),
         ]
 
     def _notes_on_seeds(self) -> list[str]:
@@ -214,19 +213,21 @@ class Comparison:
                 )
         return notes
 
-    def _notes_on_figures(self) -> list[str]:
+    @property
+    def remarks(self) -> list[str]:
+        """How to read the figures, a sentence or two each."""
         smallest = {n: 2 * 0.5**n for n in range(2, 6)}.get(len(self.seeds))
-        notes = [
+        remarks = [
             "Logit adjusted is mean class accuracy after a post-hoc correction of the prior; an "
             "arm that corrects it in training is corrected twice. Seconds an epoch include "
             "validation, which an arm that trains on those clips does not have."
         ]
         if smallest is not None:
-            notes.append(
+            remarks.append(
                 f"With {len(self.seeds)} seeds no p value can be under {smallest:g}, whatever the "
                 "difference."
             )
-        return notes
+        return remarks
 
     def _train_clips(self, head: str) -> dict[int, list[str]]:
         """Labelled training clips -> arms, at the seed that most arms have."""

@@ -77,6 +77,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "references": list(comparison.references),
         "arms": {arm: {"seeds": comparison.seeds_of(arm)} for arm in comparison.arms},
         "notes": comparison.notes,
+        "remarks": comparison.remarks,
         "cells": [_cell_json(cell, comparison.heads) for cell in comparison.cells],
         "heads": {head: _head_json(comparison, head) for head in comparison.heads},
     }
@@ -146,6 +147,8 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
         console.print()
     for note in comparison.notes:
         _say(console, f"Note: {note}")
+    for remark in comparison.remarks:
+        _say(console, remark)
 
 
 def _say(console: Console, line: str) -> None:
