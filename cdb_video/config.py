@@ -243,7 +243,7 @@ class DifficultyConfig(Section):
 class LossConfig(Section):
     """The loss of every head."""
 
-    name: BaseLossName | Literal["cdb"] = "cdb"
+    name: Literal[BaseLossName, "cdb"] = "cdb"
     """A loss of docs/losses.md; cdb: the class-wise difficulty-balanced loss over `base`."""
     tau: NonNegative | Literal["dynamic", "dynamic_release"] = "dynamic"
     """cdb: how strongly difficulty weighs; dynamic: the paper's; dynamic_release: its code's."""

@@ -52,7 +52,10 @@ def main() -> None:
             print_plan(config, data, ranks, str(device), run.path)
         stack.enter_context(process_group(ranks, device))
         config = distributed.broadcast_object(config)
-        build.build_trainer(config, data=data, ranks=ranks, run=run).fit()
+        trainer = build.build_trainer(config, data=data, ranks=ranks, run=run)
+        if run and trainer.epoch >= config.train.epochs:
+            print(f"{run.path}: all {trainer.epoch} epochs are done; a larger train.epochs goes on")
+        trainer.fit()
         distributed.barrier()  # the last checkpoint is on the disk
         report_on_splits(config, data, ranks, device)
         if run:
@@ -99,6 +102,7 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
     split = data.split(role)
     report = experiments.score(loaded, split, description=f"evaluating {role}", ranks=ranks)
     if ranks.is_main:
+        print(f"selected checkpoint: {loaded.checkpoint.name}")
         content = build.write_report(
             folder,
             report,
