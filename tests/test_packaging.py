@@ -14,6 +14,7 @@ print(len(names))
 """
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_each_imports(tmp_path: Path) -> None:
     # setuptools writes its scratch folder beside the sources: build from a copy.
     sources = tmp_path / "sources"

@@ -72,6 +72,7 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert not exit_info.value.code, command
 
 
+@pytest.mark.slow
 def test_every_tool_command_runs_in_the_order_of_the_readme(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
