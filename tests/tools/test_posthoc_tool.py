@@ -27,6 +27,10 @@ ROOT = Path(__file__).parent.parent.parent
 Tool = Callable[..., str]
 
 
+# Many short runs of the tool, each of which opens a run.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads that wait for one another are slow where tests run side by side."""
