@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cdb_video.build_data import (
     build_training_loader,
     cache_dir,
     choose_device,
+    decode_policy,
     load_into_memory,
     read_data,
 )
@@ -44,6 +46,8 @@ from cdb_video.training.crossfit import check_folds, crossfit_counts, take_clips
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
+from cdb_video.training.skipping import SkippedClips
+from cdb_video.training.trackers import TensorBoard, Tracker, WeightsAndBiases, check_trackers
 from cdb_video.training.trainer import Trainer, TrainerOptions
 
 
@@ -84,8 +88,12 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
         _build_untrained_model(config, data)
     if config.train.sync_batch_norm and device.type != "cuda":
         raise ConfigError("train.sync_batch_norm=true works on GPUs only")
+    if config.train.sync_batch_norm and config.data.on_error == "skip":
+        # It meets in every layer: a rank whose clips are all left out would not come.
+        raise ConfigError("train.sync_batch_norm=true does not work with data.on_error=skip")
     if ranks.is_main and config.model.weights is not None:
         _load_weights(_build_untrained_model(config, data), config, quiet=True)
+    check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
     build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
@@ -132,6 +140,7 @@ def build_trainer(
         name=config.optim.name,
         lr=config.optim.lr,
         head_lr_scale=config.optim.head_lr_scale,
+        layer_decay=config.optim.layer_decay,
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
     )
@@ -140,20 +149,22 @@ def build_trainer(
     training = load_training(Path(resume_from)) if resume_from else None
     if resume_from:
         model.load_state_dict(load_model(Path(resume_from)))
+    log = _build_log(config, run, training)
     trainer = Trainer(
         model=model,
         criterion=criterion,
         optimizer=optimizer,
         schedule=_build_schedule(config),
         loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
-        validate=_build_validation(config, data, device, precision, ranks, run, quiet=quiet),
+        validate=_build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
         crossfit=_build_crossfit(config, data, device, precision, ranks),
         sampling=build_class_sampling(config, classes),
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
         jitter=config.augment.color_jitter > 0,
+        skipped=_build_skipped(config, data),
         ranks=ranks,
-        log=_build_log(config, run, training),
+        log=log,
         checkpoints=_build_checkpoints(config, run, model, classes),
     )
     if training:
@@ -237,6 +248,7 @@ def _build_validation(
     precision: Precision,
     ranks: Ranks,
     run: RunFolder | None,
+    log: RunLog,
     *,
     quiet: bool,
 ) -> Callable[[Recognizer], EvalReport] | None:
@@ -263,7 +275,7 @@ def _build_validation(
                 classes=data.classes,
                 split=split,
                 role="val",
-                final=False,
+                log=log,
             )
         return report
 
@@ -281,7 +293,7 @@ def _build_crossfit(
         taken.update(take_clips(data.train.labels(head), most, seed=seed).tolist())
     chosen = replace(data.train, records=tuple(data.train.records[i] for i in sorted(taken)))
     loader = build_evaluation_loader(config, chosen, ranks=ranks, memory=data.memory)
-    recordings = [record.recording for record in chosen.records]
+    recordings = {record.id: record.recording for record in chosen.records}
 
     def measure(model: Recognizer) -> dict[str, ClassCounts]:
         seen = extract_features(
@@ -298,7 +310,7 @@ def _build_crossfit(
                     seen.features,
                     seen.labels[head],
                     num_classes=num_classes,
-                    groups=recordings,
+                    groups=[recordings[name] for name in seen.ids],
                     seed=seed,
                     natural_counts=data.train.class_counts(head),
                 )
@@ -319,7 +331,8 @@ def write_report(
     classes: Mapping[str, HeadClasses],
     split: Split,
     role: str,
-    final: bool = True,
+    log: RunLog | None = None,
+    subsets: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """Write `report_<role>.json`, its page and `predictions_<role>.npz` into a run's folder.
 
@@ -330,7 +343,9 @@ def write_report(
         classes: head -> names and training counts.
         split: what was evaluated.
         role: its role: train, val or test.
-        final: False while training goes on: the page has no thumbnails, and waits for its turn.
+        log: of the training that goes on: it is shown the figures, and the pictures of the page,
+            which has no thumbnails and waits for its turn; None: training is done.
+        subsets: name -> ids of the videos to give figures of apart.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -342,13 +357,24 @@ def write_report(
         annotation_split=split.name,
         views=f"{config.views.num_clips}x{config.views.num_crops}",
         split_fed=split_fed(config, role),
+        subsets=subsets,
+        skipped=report.skipped,
     )
     save_predictions(folder / f"predictions_{role}.npz", report.predictions, classes)
     save_report(folder / f"report_{role}.json", content)
-    if final or is_due(folder / f"report_{role}.html"):
-        records = split.records if final else ()
-        write_report_page(folder, content, report.predictions, classes, records=records)
-    if final and role != "val":
+    if log:
+        log.show_report(content)
+    if log is None or is_due(folder / f"report_{role}.html"):
+        write_report_page(
+            folder,
+            content,
+            report.predictions,
+            classes,
+            records=() if log else split.records,
+            on_figures=partial(log.show_figures, role) if log else None,
+            live=log is not None,
+        )
+    if log is None and role != "val":
         refresh_report_page(folder, "val")
     return content
 
@@ -361,6 +387,12 @@ def split_fed(config: Config, role: str) -> list[str]:
     return fed
 
 
+def _build_skipped(config: Config, data: Data) -> SkippedClips:
+    splits = [split for split in (data.train, data.val) if split]
+    paths = {record.id: record.path for split in splits for record in split.records}
+    return SkippedClips(paths, policy=decode_policy(config))
+
+
 def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
     if run is None:
         return SilentLog()
@@ -369,8 +401,18 @@ def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
         run.path,
         from_epoch=done["epoch"],
         from_step=done["step"],
-        tensorboard="tensorboard" in config.run.trackers,
+        trackers=_build_trackers(config, run, from_step=done["step"]),
     )
+
+
+def _build_trackers(config: Config, run: RunFolder, *, from_step: int) -> list[Tracker]:
+    trackers: list[Tracker] = []
+    if "tensorboard" in config.run.trackers:
+        trackers.append(TensorBoard(run.path, from_step=from_step))
+    if "wandb" in config.run.trackers:
+        settings = config.model_dump(mode="json")
+        trackers.append(WeightsAndBiases(run.path, name=str(config.run.name), config=settings))
+    return trackers
 
 
 def _build_checkpoints(
@@ -382,10 +424,7 @@ def _build_checkpoints(
     if run is None:
         return NoCheckpoints()
     config_yaml = dump_config(config)
-    known = {
-        head: {"names": list(part.names), "train_counts": part.train_counts.tolist()}
-        for head, part in classes.items()
-    }
+    known = {head: part.to_dict() for head, part in classes.items()}
     about = {"classes": known, "normalization": model.normalization._asdict()}
     run.write_config(config_yaml)
     if run.resume_from is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from cdb_video.clips.dataset import (
     ClipSampler,
@@ -20,15 +21,18 @@ from cdb_video.clips.dataset import (
     TrainingClips,
     open_record,
 )
+from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
 from cdb_video.clips.memory import ClipMemory
 from cdb_video.clips.transforms import Augmentation, EvaluationCrops
+from cdb_video.clips.watchdog import DecodePolicy
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.datasets.demo_plan import Counts
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks, local_world_size
 from cdb_video.errors import ConfigError, UnknownSplitError
+from cdb_video.evaluation.consistency import known_pairs
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.progress import Progress
 
@@ -50,6 +54,8 @@ class Data:
     test: Split | None
     memory: ClipMemory | None = None
     """With data.in_memory: the clips decoded so far."""
+    val_is_held_out: bool = False
+    """The validation split was taken out of the annotated training split."""
 
     def split(self, role: str) -> Split:
         """The split of a role: train, val or test."""
@@ -60,11 +66,23 @@ class Data:
 
     @property
     def classes(self) -> dict[str, HeadClasses]:
-        """Head -> names and training counts."""
+        """Head -> what the training split tells of its classes."""
+        names = {head: known.names for head, known in self.train.vocabularies.items()}
+        pairs = known_pairs({head: self.train.labels(head) for head in names}, names)
         return {
-            head: HeadClasses(names.names, self.train.class_counts(head))
-            for head, names in self.train.vocabularies.items()
+            head: HeadClasses(
+                names[head],
+                self.train.class_counts(head),
+                annotated_counts=self._annotated_counts(head),
+                pairs=pairs.get(head),
+            )
+            for head in names
         }
+
+    def _annotated_counts(self, head: str) -> Tensor | None:
+        if self.val is None or not self.val_is_held_out:
+            return None
+        return self.train.class_counts(head) + self.val.class_counts(head)
 
 
 def read_data(
@@ -107,7 +125,13 @@ def read_data(
             test = read("test")
     elif data.test_split is not None:
         test = read(data.test_split)
-    found = Data(train=train, val=val, test=test, memory=clip_memory(config))
+    found = Data(
+        train=train,
+        val=val,
+        test=test,
+        memory=clip_memory(config),
+        val_is_held_out=held_out,
+    )
     _check_roles(found)
     _check_heads(config, found)
     return found
@@ -176,6 +200,9 @@ def _read(
         heads=config.model.heads,
         columns=data.columns or None,
         annotation_fps=data.annotation_fps,
+        annotation_first_frame=data.annotation_first_frame,
+        split_seed=data.split_seed,
+        group_pattern=data.group_pattern,
         hold_out_subjects=data.hold_out_subjects,
         hold_out_column=data.hold_out_column,
         part=part,
@@ -249,6 +276,14 @@ def clip_sampler(config: Config) -> ClipSampler:
     )
 
 
+def decode_policy(config: Config) -> DecodePolicy:
+    """What happens to clips that do not decode."""
+    data = config.data
+    return DecodePolicy(
+        on_error=data.on_error, max_skipped=data.max_skipped, timeout_s=data.decode_timeout_s
+    )
+
+
 def clip_memory(config: Config) -> ClipMemory | None:
     """An empty memory for clips, with data.in_memory."""
     if not config.data.in_memory:
@@ -257,6 +292,8 @@ def clip_memory(config: Config) -> ClipMemory | None:
         sampler=clip_sampler(config),
         short_side=config.clip.short_side,
         decoder=config.data.decoder,
+        index_folder=index_folder(config),
+        policy=decode_policy(config),
     )
 
 
@@ -288,7 +325,19 @@ def record_opener(config: Config, memory: ClipMemory | None = None) -> RecordOpe
     """How the loaders open a record: in `memory`, where there is one."""
     if memory is None:  # and not `or`: an empty memory has length 0
         memory = clip_memory(config)
-    return memory.open if memory is not None else partial(open_record, decoder=config.data.decoder)
+    if memory is not None:
+        return memory.open
+    return partial(open_record, decoder=config.data.decoder, index_folder=index_folder(config))
+
+
+def index_folder(config: Config) -> IndexFolder:
+    """Where the packet indices of the data's videos are kept."""
+    root = str(config.data.root)
+    folder = cache_dir(config)
+    return IndexFolder(
+        folder / "packet_index",
+        root=folder / root if root in DEMO_ROOTS else Path(root).expanduser(),
+    )
 
 
 def evaluation_crops(config: Config) -> EvaluationCrops:
@@ -339,6 +388,7 @@ def build_training_loader(
         augmentation=build_augmentation(config, split.vocabularies),
         seed=config.run.seed,
         opener=record_opener(config, memory),
+        pixels=config.data.pixels,
     )
     order = TrainingOrder(
         len(split),
@@ -351,6 +401,7 @@ def build_training_loader(
         order,
         num_workers=config.data.num_workers,
         pin_memory=choose_device(config, ranks).type == "cuda",
+        policy=decode_policy(config),
     )
 
 
@@ -364,6 +415,7 @@ def build_evaluation_loader(
         crops=evaluation_crops(config),
         num_clips=config.views.num_clips,
         opener=record_opener(config, memory),
+        pixels=config.data.pixels,
     )
     return EvaluationLoader(
         views,
@@ -371,4 +423,5 @@ def build_evaluation_loader(
         ranks=ranks,
         num_workers=config.data.num_workers,
         pin_memory=choose_device(config, ranks).type == "cuda",
+        policy=decode_policy(config),
     )

@@ -81,8 +81,9 @@ class RunConfig(Section):
     """Folder of all runs."""
     seed: NonNegativeInt = Field(0, lt=2**63)
     """Of initial weights, order, clips and augmentation."""
-    trackers: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
-    """Where figures go besides metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where figures and pictures go besides the run's own files; wandb: the extra of that name,
+    with WANDB_PROJECT, WANDB_MODE and the like in the environment."""
 
 
 class DataConfig(Section):
@@ -96,9 +97,16 @@ class DataConfig(Section):
     annotations: str | None = None
     """Annotation file or folder, relative to root; null: where the format has it."""
     columns: dict[str, str] = {}
-    """table: our column name -> the file's."""
+    """table: our column name -> the file's, or a template of its columns, "{video_id}.mp4"."""
     annotation_fps: Positive | None = None
-    """table: frames a second that start_frame and stop_frame count in."""
+    """table: frames a second that start_frame, stop_frame and last_frame count in."""
+    annotation_first_frame: NonNegativeInt = 0
+    """table: the number that they give the first frame."""
+    split_seed: NonNegativeInt = Field(0, lt=2**63)
+    """folder without split folders: of the draw of train, val and test."""
+    group_pattern: str | None = None
+    """folder: regular expression with one group, found in a file's name without the suffix, such
+    as `^(P\\d+)`: what it finds is the recording, and a draw keeps a recording in one split."""
     train_split: str | tuple[str, ...] = "train"
     """Annotation split(s) to train on."""
     val_split: str | tuple[str, ...] | None = "val"
@@ -113,6 +121,10 @@ class DataConfig(Section):
     """Column with the subject; null: the format's own (table: participant)."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Library that decodes video files; folders of frames are recognised by themselves."""
+    pixels: Literal["rgb", "yuv"] = "rgb"
+    """yuv: clips travel as the planes that files store and become RGB on the device, which spares
+    the loader; chroma is widened by interpolation, so pixels at edges of colour differ from rgb's.
+    For video files, with decoder pyav, not in_memory."""
     num_workers: NonNegativeInt = 2
     """Loader processes a rank; 0 decodes in the training process."""
     in_memory: bool = False
@@ -125,8 +137,24 @@ class DataConfig(Section):
     difficulty^tau (of loss.difficulty and loss.tau)."""
     sampler_head: str | None = None
     """Head whose classes are drawn; null: action, else the only head."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """raise: the first clip that does not decode stops the run; skip: it is left out of loss,
+    counts and figures, and recorded."""
+    max_skipped: NonNegativeInt = 100
+    """skip: clips of all splits that may be left out; one more stops the run."""
+    decode_timeout_s: Positive = 60.0
+    """Seconds that one clip, with all its views, may take to decode; then it has failed. The
+    process is ended, whatever it is doing; with num_workers=0, when the library lets it."""
     cache_dir: str = "~/.cache/cdb_video"
-    """For downloaded weights and the demo data; nothing is ever written beside the data."""
+    """For downloaded weights, the demo data and the packet indices of video files; nothing is ever
+    written beside the data."""
+
+    @model_validator(mode="after")
+    def _planes_are_there(self) -> Self:
+        if self.pixels == "yuv" and (self.decoder != "pyav" or self.in_memory):
+            other = "in_memory=true" if self.in_memory else f"decoder={self.decoder}"
+            raise ValueError(f"pixels=yuv needs decoder=pyav and in_memory=false, got {other}")
+        return self
 
 
 class ClipConfig(Section):
@@ -271,6 +299,9 @@ class OptimConfig(Section):
     """Peak learning rate, for the global batch as it is; never rescaled."""
     head_lr_scale: Positive = 1.0
     """Factor on lr for the heads."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Factor on lr from each layer of the backbone to the one before it; 1: all alike. For
+    fine-tuning transformers, such as 0.75."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """sgd: momentum; adamw: beta 1."""
     weight_decay: NonNegative = 1e-4

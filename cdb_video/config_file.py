@@ -23,6 +23,9 @@ OPENING = (
 )
 CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
+FAR = 2.0
+"""How many times a learning rate may be off before `recipe_note` says so."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a YAML file with `section.key=value` overrides on top.
@@ -35,6 +38,27 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _apply(values, override)
     return parse_config(values, source=str(path))
+
+
+def recipe_note(path: str | Path, config: Config) -> str | None:
+    """A line, where learning rate and batch are far from those of the file; nothing is changed.
+
+    Far is twice, or half, of what the usual rules make of the file's rate: in proportion to the
+    batch for SGD (Goyal et al., arXiv 1706.02677), to its root for Adam (Malladi et al., arXiv
+    2205.10287).
+    """
+    recipe = load_config(path)
+    if recipe.optim.name != config.optim.name:
+        return None
+    batch, own_batch = config.train.global_batch_size, recipe.train.global_batch_size
+    power, rule = (1.0, "in proportion") if config.optim.name == "sgd" else (0.5, "by its root")
+    usual = recipe.optim.lr * (batch / own_batch) ** power
+    if 1 / FAR < config.optim.lr / usual < FAR:
+        return None
+    return (
+        f"note: optim.lr={config.optim.lr:g} for train.global_batch_size={batch}; {path} has "
+        f"{recipe.optim.lr:g} for {own_batch}, which {rule} is {usual:.2g}"
+    )
 
 
 def parse_config(values: Mapping[str, Any], *, source: str) -> Config:

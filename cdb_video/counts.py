@@ -31,6 +31,12 @@ class ShotGroup(NamedTuple):
     num_classes: int
 
 
+def shot_groups(train_counts: Tensor) -> dict[str, Tensor]:
+    """Group -> (K,) bool: the many-, medium- and few-shot classes by their training clips (K,)."""
+    many, few = train_counts > MANY_SHOT, train_counts < FEW_SHOT
+    return {"many": many, "medium": ~many & ~few, "few": few}
+
+
 def own_class_rank(scores: Tensor, target: Tensor) -> Tensor:
     """(N,) how many classes stand before each clip's own: 0 is right, under 5 is top-5 right.
 
@@ -210,15 +216,13 @@ class ClassCounts:
             raise ValueError(
                 f"train_counts must be ({self.num_classes},), got {tuple(train_counts.shape)}"
             )
-        many, few = train_counts > MANY_SHOT, train_counts < FEW_SHOT
-        groups = {"many": many, "medium": ~many & ~few, "few": few}
         accuracy, present = self.class_accuracy.cpu(), (self.total > 0).cpu()
         return {
             name: ShotGroup(
                 float(accuracy[here].mean()) if here.any() else None,
                 int(here.sum()),
             )
-            for name, member in groups.items()
+            for name, member in shot_groups(train_counts).items()
             for here in [member.cpu() & present]
         }
 

@@ -138,6 +138,7 @@ import importlib, logging, pkgutil, sys, cdb_video
 for module in pkgutil.walk_packages(cdb_video.__path__, "cdb_video."):
     importlib.import_module(module.name)
 optional = {"pytorchvideo", "decord", "torchcodec", "matplotlib", "tensorboard", "transformers"}
+optional |= {"onnx", "onnxscript", "onnxruntime"}
 import torch
 print(*(optional & set(sys.modules)), *logging.getLogger().handlers)
 print(*["cuda"] * torch.cuda.is_initialized(), *["group"] * torch.distributed.is_initialized())

@@ -42,3 +42,6 @@ def test_the_wheel_holds_every_module_and_each_imports(tmp_path: Path) -> None:
     modules = [p for p in (ROOT / "cdb_video").rglob("*.py") if p != ROOT / "cdb_video/__init__.py"]
     assert int(done.stdout) == len(modules)
     assert (target / "cdb_video" / "py.typed").exists()
+    templates = [path.relative_to(ROOT) for path in (ROOT / "cdb_video").rglob("*.j2")]
+    assert templates
+    assert all((target / template).exists() for template in templates)

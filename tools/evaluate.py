@@ -7,6 +7,7 @@
     python tools/evaluate.py --predictions runs/demo-1/predictions_test.npz --logit-adjust 1
     python tools/evaluate.py runs/demo-1 --split train --features train.npz     the backbone's too
     python tools/evaluate.py --predictions runs/e/predictions_test.npz --epic-submission test.json
+    python tools/evaluate.py runs/demo-1 --subset subject --subset ids.txt      or --predictions
 
 A RUN is a run's folder or one checkpoint in it. Any key of the run's configuration can be given
 anew as section.key=value.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ from cdb_video.errors import ConfigError
 from cdb_video.evaluation.epic_submission import write_epic_submission
 from cdb_video.evaluation.features import save_features
 from cdb_video.evaluation.posthoc import adjust_predictions
-from cdb_video.evaluation.predictions import load_predictions
-from cdb_video.evaluation.report import make_report, print_mean, print_report
+from cdb_video.evaluation.predictions import load_predictions, metadata_of
+from cdb_video.evaluation.report import make_report, print_report, save_report
+from cdb_video.evaluation.report_mean import mean_report, print_mean, refuse_other_classes
+from cdb_video.evaluation.subsets import find_subsets
 from cdb_video.experiments.features import run_features
 
 
@@ -38,7 +42,7 @@ def main() -> None:
     """Parse, load, score, print."""
     arguments = parse_arguments()
     if arguments.predictions is not None:
-        score_file(arguments.predictions, arguments.logit_adjust, arguments.epic_submission)
+        score_file(arguments)
         return
     ranks = Ranks.from_environment()
     overrides = [*arguments.overrides, *view_overrides(arguments.views)]
@@ -47,6 +51,9 @@ def main() -> None:
     if arguments.precision is not None:
         overrides.append(f"train.precision={arguments.precision}")
     loaded = [experiments.load_run(run, overrides=overrides) for run in arguments.runs]
+    refuse_other_classes(
+        {str(path): run.classes for path, run in zip(arguments.runs, loaded, strict=True)}
+    )
     splits = [
         read_role(
             run.config,
@@ -56,30 +63,60 @@ def main() -> None:
         )
         for run in loaded
     ]
+    subsets = [subsets_of(split, arguments.subset) for split in splits]  # before hours of scoring
     device = choose_device(loaded[0].config, ranks)
     leave_cores_to_workers(loaded[0].config.data.num_workers)
     with process_group(ranks, device):
         reports = []
-        for run, split in zip(loaded, splits, strict=True):
+        for run, split, chosen in zip(loaded, splits, subsets, strict=True):
             run.model.to(device)
-            reports.append(evaluate_run(run, split, role=arguments.split, ranks=ranks))
+            reports.append(
+                evaluate_run(run, split, role=arguments.split, ranks=ranks, subsets=chosen)
+            )
             if arguments.features is not None:
                 features = run_features(run, split, ranks=ranks)
                 if ranks.is_main:
                     save_features(arguments.features, features, run.classes)
-    if len(reports) > 1 and ranks.is_main:
-        print_mean(reports)
+    if ranks.is_main:
+        summarize(reports, arguments.json)
+
+
+def summarize(reports: Sequence[Mapping[str, Any]], path: Path | None) -> None:
+    """Print the mean over several runs; write it, or the report of one, to a file."""
+    summary = reports[0]
+    if len(reports) > 1:
+        summary = mean_report(reports)
+        print_mean(summary)
+    if path is not None:
+        save_report(path, summary)
+
+
+def subsets_of(split: Split, asked: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Name -> ids of the subsets of a split that --subset names."""
+    ids = [record.id for record in split.records]
+    return find_subsets(asked, ids=ids, metadata=metadata_of(split.records))
 
 
 def evaluate_run(
-    run: experiments.LoadedRun, split: Split, *, role: str, ranks: Ranks
+    run: experiments.LoadedRun,
+    split: Split,
+    *,
+    role: str,
+    ranks: Ranks,
+    subsets: Mapping[str, frozenset[str]],
 ) -> dict[str, Any]:
     """Score a split; rank 0 writes, prints and returns its report."""
     report = experiments.score(run, split, description=f"evaluating {role}", ranks=ranks)
     if not ranks.is_main:
         return {}
     content = write_report(
-        run.folder, report, config=run.config, classes=run.classes, split=split, role=role
+        run.folder,
+        report,
+        config=run.config,
+        classes=run.classes,
+        split=split,
+        role=role,
+        subsets=subsets,
     )
     print_report(content)
     return content
@@ -104,6 +141,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="score a file again")
     parser.add_argument("--logit-adjust", type=float, default=0.0, metavar="TAU")
     parser.add_argument(
+        "--subset",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="figures of some videos apart: a metadata column, column=value, or a file of ids",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report; of several runs, their mean"
+    )
+    parser.add_argument(
         "--epic-submission",
         type=Path,
         metavar="FILE",
@@ -120,11 +167,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--epic-submission needs --predictions")
     if arguments.features is not None and len(arguments.runs) != 1:
         parser.error("--features: one file is for one RUN")
-    if arguments.features is not None and not arguments.features.absolute().parent.is_dir():
-        parser.error(f"--features {arguments.features}: there is no such folder")
-    submission = arguments.epic_submission
-    if submission is not None and not submission.absolute().parent.is_dir():
-        parser.error(f"--epic-submission {submission}: there is no such folder")
+    for option in ("features", "epic_submission", "json"):
+        path = getattr(arguments, option)
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"--{option.replace('_', '-')} {path}: there is no such folder")
     return arguments
 
 
@@ -138,25 +184,27 @@ def view_overrides(views: str | None) -> list[str]:
     return [f"views.num_clips={match[1]}", f"views.num_crops={match[2]}"]
 
 
-def score_file(path: Path, tau: float, epic_submission: Path | None = None) -> None:
-    """Print the table of a predictions file, with logit adjustment of strength tau."""
+def score_file(arguments: argparse.Namespace) -> None:
+    """Print the tables of a predictions file, as the arguments want it."""
+    path, tau = arguments.predictions, arguments.logit_adjust
     predictions, classes = load_predictions(path)
+    subsets = find_subsets(arguments.subset, ids=predictions.ids, metadata=predictions.metadata)
     views = next(iter(predictions.heads.values())).view_scores.shape[1]
     if tau:
         predictions = adjust_predictions(predictions, classes, tau=tau)
-    if epic_submission is not None:
-        write_epic_submission(predictions, classes, epic_submission)
-    role = path.stem.removeprefix("predictions_")
-    print_report(
-        make_report(
-            predictions,
-            classes,
-            run=path.parent.name,
-            split=role,
-            annotation_split=path.name,
-            views=str(views),
-        )
+    if arguments.epic_submission is not None:
+        write_epic_submission(predictions, classes, arguments.epic_submission)
+    report = make_report(
+        predictions,
+        classes,
+        run=path.parent.name,
+        split=path.stem.removeprefix("predictions_"),
+        annotation_split=path.name,
+        views=str(views),
+        subsets=subsets,
     )
+    print_report(report)
+    summarize([report], arguments.json)
 
 
 if __name__ == "__main__":

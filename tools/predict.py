@@ -1,18 +1,20 @@
 """Predict what happens in videos: the top classes of each head, as evaluation scores them.
 
     python tools/predict.py runs/demo-1 video.mp4
-    python tools/predict.py runs/demo-1 videos/ --top 3 --json out.json --csv out.csv
+    python tools/predict.py runs/demo-1 videos/ 'more/**/*.mp4' --top 3 --json all.json
+    python tools/predict.py runs/demo-1 long.mp4 --window 4 --threshold 0.5 --save drawn.mp4
     python tools/predict.py runs/demo-1 frames/ --fps 24
 
 RUN is a run's folder or one checkpoint in it; class names come from the checkpoint. A VIDEO is a
-file, or a folder whose videos are all taken; with --fps it is a folder of frames.
+file, a folder whose videos are all taken, or a quoted pattern; with --fps it is a folder of frames.
+docs/predict.md describes the files.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
+import math
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -20,34 +22,35 @@ from rich.table import Table
 
 from cdb_video import experiments
 from cdb_video.build_data import choose_device
+from cdb_video.clips.decoders import open_video
 from cdb_video.command_line import positive, run_tool
-from cdb_video.datasets.folder import VIDEO_SUFFIXES
+from cdb_video.datasets.given import find_given
 from cdb_video.distributed import ONE_PROCESS
-from cdb_video.errors import DataError
-from cdb_video.evaluation.predict import Ranking
+from cdb_video.errors import UserError
+from cdb_video.evaluation.prediction_files import VideoPrediction, write_csv, write_json
+from cdb_video.evaluation.video_writer import save_video
+from cdb_video.experiments import LoadedRun
 from cdb_video.progress import Progress
-
-Predicted = dict[str, dict[str, Ranking]]
-"""Video -> head -> ranking."""
 
 
 def main() -> None:
-    """Parse, load, predict, print."""
+    """Parse, load, predict, write, print."""
     arguments = parse_arguments()
     overrides = [f"train.device={arguments.device}"] if arguments.device else []
     run = experiments.load_run(arguments.run, overrides=overrides)
     run.model.to(choose_device(run.config, ONE_PROCESS))
-    videos = find_videos(arguments.videos) if arguments.fps is None else arguments.videos
-    predicted: Predicted = {}
-    with Progress("predicting", total=len(videos), unit="videos") as progress:
-        for video in videos:
-            predicted[str(video)] = run.predict(video, top=arguments.top, fps=arguments.fps)
-            progress.advance()
-    print_table(predicted)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(predicted), indent=1, ensure_ascii=False))
-    if arguments.csv:
-        write_csv(arguments.csv, predicted)
+    videos = find_given(arguments.videos, frames=arguments.fps is not None)
+    check_save(arguments.save, videos)
+    predictions: list[VideoPrediction] = []
+    try:
+        predict_all(run, videos, arguments, predictions)
+    finally:
+        # A video that does not decode, or Ctrl-C, does not lose the others.
+        if predictions:
+            write_files(predictions, arguments)
+            print_tables(predictions)
+    if arguments.save:
+        draw(run, videos[0], predictions[0], arguments)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,73 +59,182 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO")
     parser.add_argument("--top", type=positive, default=5, help="classes a head; default 5")
-    parser.add_argument("--fps", type=float, help="of folders of frames")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--csv", type=Path, metavar="FILE")
+    parser.add_argument("--window", type=seconds, metavar="S", help="slide a window of S seconds")
+    parser.add_argument(
+        "--hop", type=seconds, metavar="S", help="by S seconds; default: half of it"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=share,
+        default=0.0,
+        metavar="P",
+        help="no segment scores less; default 0",
+    )
+    parser.add_argument("--fps", type=seconds, help="of folders of frames, a second")
+    parser.add_argument("--json", type=in_a_folder, metavar="FILE")
+    parser.add_argument("--csv", type=in_a_folder, metavar="FILE")
+    parser.add_argument(
+        "--save",
+        type=in_a_folder,
+        metavar="FILE.mp4",
+        help="the video with what is predicted on it",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.hop and not arguments.window:
+        parser.error("--hop needs --window")
+    if arguments.hop and arguments.hop > arguments.window:
+        parser.error(f"--hop {arguments.hop:g}: must be at most --window {arguments.window:g}")
+    return arguments
 
 
-def find_videos(paths: list[Path]) -> list[Path]:
-    """The files, and the videos in the folders, in the order given."""
-    videos: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            videos.append(path)
-            continue
-        inside = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES]
-        if not inside:
-            raise DataError(
-                f"{path}: no video in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})"
+def seconds(text: str) -> float:
+    """A number above 0, for argparse."""
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return number
+
+
+def in_a_folder(text: str) -> Path:
+    """A file to write, for argparse: said before the work, not after it."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent}: no such folder")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: a folder")
+    return path
+
+
+def check_save(target: Path | None, videos: list[Path]) -> None:
+    """The drawn video is one video's, an mp4, and another file than its source."""
+    if target is None:
+        return
+    if target.suffix.lower() != ".mp4":
+        raise UserError(f"--save {target}: must be an mp4 file")
+    if len(videos) > 1:
+        raise UserError(f"--save {target}: is for one video, and {len(videos)} are given")
+    if target.resolve() == videos[0].resolve():
+        raise UserError(f"--save {target}: is the video itself, which stays as it is")
+
+
+def predict_all(
+    run: LoadedRun,
+    videos: list[Path],
+    arguments: argparse.Namespace,
+    predictions: list[VideoPrediction],
+) -> None:
+    """Fill `predictions`; on a long video the bar counts windows, else videos."""
+    if not arguments.window:
+        with Progress("predicting", total=len(videos), unit="videos") as bar:
+            for video in videos:
+                rankings = run.predict(video, top=arguments.top, fps=arguments.fps)
+                predictions.append(VideoPrediction(str(video), rankings))
+                bar.advance()
+        return
+    for video in videos:
+        with Progress(video.name, total=0, unit="windows") as bar:
+            timeline = run.predict_windows(
+                video,
+                window_s=arguments.window,
+                hop_s=arguments.hop,
+                fps=arguments.fps,
+                progress=bar.reach,
             )
-        videos += sorted(inside)
-    return videos
+        rankings = timeline.overall(top=arguments.top)
+        predictions.append(VideoPrediction(str(video), rankings, timeline, arguments.threshold))
 
 
-def print_table(predicted: Predicted) -> None:
-    """A row a class, grouped by video."""
+def write_files(predictions: list[VideoPrediction], arguments: argparse.Namespace) -> None:
+    """JSON and CSV, where asked for."""
+    for path, write in ((arguments.json, write_json), (arguments.csv, write_csv)):
+        if path:
+            try:
+                write(path, predictions)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def draw(
+    run: LoadedRun, video: Path, predicted: VideoPrediction, arguments: argparse.Namespace
+) -> None:
+    """Write the video with what was predicted for it."""
+    timeline = predicted.timeline
+    rankings_at = (
+        partial(timeline.at, top=arguments.top) if timeline else lambda _: predicted.rankings
+    )
+    with (
+        open_video(
+            video, decoder="frames" if arguments.fps else "pyav", fps=arguments.fps
+        ) as source,
+        Progress(f"drawing {arguments.save.name}", total=0, unit="frames") as bar,
+    ):
+        try:
+            save_video(
+                arguments.save,
+                source,
+                rankings_at,
+                threshold=arguments.threshold,
+                progress=bar.reach,
+            )
+        except OSError as error:
+            raise UserError(f"{arguments.save}: cannot be written: {error.strerror}") from error
+    Console().print(f"drawn: {arguments.save}")
+
+
+def print_tables(predictions: list[VideoPrediction]) -> None:
+    """A row a class, grouped by video; of long videos a row a segment, grouped by head."""
+    whole = [one for one in predictions if one.timeline is None]
+    if whole:
+        Console().print(table_of_classes(whole))
+    for one in predictions:
+        if one.timeline is not None:
+            Console().print(table_of_segments(one))
+
+
+def table_of_classes(predictions: list[VideoPrediction]) -> Table:
+    """The best classes of each video."""
     table = Table()
-    heads = list(next(iter(predicted.values())))
+    heads = list(predictions[0].rankings)
     table.add_column("video", overflow="fold")
     for head in heads:
         table.add_column(head)
         table.add_column("score", justify="right")
-    for video, rankings in predicted.items():
-        rows = max(len(ranking) for ranking in rankings.values())
+    for one in predictions:
+        rows = max(len(ranking) for ranking in one.rankings.values())
         for i in range(rows):
-            cells = [Path(video).name if i == 0 else ""]
+            cells = [Path(one.video).name if i == 0 else ""]
             for head in heads:
-                name, score = rankings[head][i] if i < len(rankings[head]) else ("", None)
-                cells += [name, "" if score is None else f"{score:.3f}"]
+                ranking = one.rankings[head]
+                cells += [ranking[i][0], f"{ranking[i][1]:.3f}"] if i < len(ranking) else ["", ""]
             table.add_row(*cells, end_section=i + 1 == rows)
-    Console().print(table)
+    return table
 
 
-def as_json(predicted: Predicted) -> list[dict[str, object]]:
-    """[{"video": ..., "verb": [{"class": ..., "score": ...}, ...], ...}, ...]."""
-    return [
-        {
-            "video": video,
-            **{
-                head: [{"class": name, "score": score} for name, score in ranking]
-                for head, ranking in rankings.items()
-            },
-        }
-        for video, rankings in predicted.items()
-    ]
-
-
-def write_csv(path: Path, predicted: Predicted) -> None:
-    """video, head, rank, class, score: a row a class."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "head", "rank", "class", "score"])
-        for video, rankings in predicted.items():
-            for head, ranking in rankings.items():
-                for rank, (name, score) in enumerate(ranking, start=1):
-                    writer.writerow([video, head, rank, name, score])
+def table_of_segments(one: VideoPrediction) -> Table:
+    """What happens when in a long video."""
+    table = Table(title=Path(one.video).name)
+    for column in ("head", "class"):
+        table.add_column(column)
+    for column in ("from (s)", "to (s)", "score"):
+        table.add_column(column, justify="right")
+    for head, segments in one.segments.items():
+        for i, (start, stop, name, score) in enumerate(segments):
+            cells = [head if i == 0 else "", name, f"{start:.2f}", f"{stop:.2f}", f"{score:.3f}"]
+            table.add_row(*cells, end_section=i + 1 == len(segments))
+    if not table.row_count:
+        table.caption = f"nothing scores {one.threshold:g} or more"
+    return table
 
 
 if __name__ == "__main__":

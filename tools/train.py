@@ -19,7 +19,7 @@ from cdb_video import build, distributed, experiments
 from cdb_video.build_data import Data, choose_device, read_data
 from cdb_video.command_line import run_tool
 from cdb_video.config import Config
-from cdb_video.config_file import dump_config, load_config
+from cdb_video.config_file import dump_config, load_config, recipe_note
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.evaluation.report import print_report
 
@@ -50,6 +50,7 @@ def main() -> None:
             )
             stack.callback(run.close)
             print_plan(config, data, ranks, str(device), run.path)
+            print_note(arguments.config, config)
         stack.enter_context(process_group(ranks, device))
         config = distributed.broadcast_object(config)
         trainer = build.build_trainer(config, data=data, ranks=ranks, run=run)
@@ -90,6 +91,13 @@ def print_plan(config: Config, data: Data, ranks: Ranks, device: str, folder: Pa
         f"step over {ranks.world_size} rank(s), lr {config.optim.lr:g}, on {device}\n{folder}",
         file=sys.stderr,
     )
+
+
+def print_note(path: Path, config: Config) -> None:
+    """What may be a slip in the learning rate."""
+    note = recipe_note(path, config)
+    if note:
+        print(note, file=sys.stderr)
 
 
 def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -> None:

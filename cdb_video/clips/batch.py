@@ -6,7 +6,7 @@ K classes, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,11 +36,23 @@ class Sample:
     """One video's clips with its labels."""
 
     clips: Tensor
-    """(V, C, T, H, W) uint8 RGB."""
+    """(V, C, T, H, W) uint8: RGB, or the planes Y, U and V."""
     labels: Mapping[str, int]
     index: int
     """Position in the split."""
     appearance: Appearance
+    to_rgb: Tensor | None = None
+    """(3, 4) fp32 of YUV clips: RGB in [0, 255] is `to_rgb @ (Y, U, V, 1)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A sample that is left out, as its clip does not decode (`data.on_error=skip`)."""
+
+    index: int
+    """Position in the split."""
+    message: str
+    """Names the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,10 @@ class Batch:
     indices: Tensor
     """(B,) int64 positions in the split."""
     appearance: Appearance
+    to_rgb: Tensor | None = None
+    """(B, 3, 4) fp32 of YUV clips; None: RGB."""
+    skipped: tuple[Skipped, ...] = ()
+    """Samples that would be in the batch too; nothing takes their place."""
 
     def __post_init__(self) -> None:
         if self.clips.ndim != 6:
@@ -67,12 +83,28 @@ class Batch:
             "jitter": (self.appearance.jitter, (size, 3)),
             **{f"labels[{head!r}]": (labels, (size,)) for head, labels in self.labels.items()},
         }
+        if self.to_rgb is not None:
+            shapes["to_rgb"] = (self.to_rgb, (size, 3, 4))
         for name, (tensor, expected) in shapes.items():
             if tuple(tensor.shape) != expected:
                 raise ValueError(f"{name} must be {expected}, got {tuple(tensor.shape)}")
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def clips_to_rgb(self) -> Tensor | None:
+        """(N, 3, 4): `to_rgb` for every clip of `clips.flatten(0, 1)`."""
+        return (
+            None if self.to_rgb is None else self.to_rgb.repeat_interleave(self.clips.shape[1], 0)
+        )
+
+    def views(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All N clips in order, at most `size` at a time, with their `to_rgb`."""
+        to_rgb = self.clips_to_rgb
+        for first in range(0, self.clips.shape[:2].numel(), size):
+            part = slice(first, first + size)
+            yield self.clips.flatten(0, 1)[part], None if to_rgb is None else to_rgb[part]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; from pinned memory the copy runs beside the computation."""
@@ -98,11 +130,13 @@ class Batch:
             appearance=Appearance(
                 flip=change(self.appearance.flip), jitter=change(self.appearance.jitter)
             ),
+            to_rgb=None if self.to_rgb is None else change(self.to_rgb),
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """A batch of samples, in their order."""
+    """A batch of samples, in their order; all of them RGB, or all of them YUV."""
+    matrices = [sample.to_rgb for sample in samples if sample.to_rgb is not None]
     return Batch(
         clips=torch.stack([sample.clips for sample in samples]),
         labels={
@@ -114,4 +148,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
             flip=torch.stack([sample.appearance.flip for sample in samples]),
             jitter=torch.stack([sample.appearance.jitter for sample in samples]),
         ),
+        to_rgb=torch.stack(matrices) if matrices else None,
     )

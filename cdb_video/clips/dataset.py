@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cdb_video.clips.base import VideoDecoder
+from cdb_video.clips.base import VideoDecoder, Window
 from cdb_video.clips.batch import Appearance, Sample
 from cdb_video.clips.decoders import open_video
+from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.sampling import (
     grid_indices,
     random_clip,
@@ -21,11 +22,18 @@ from cdb_video.clips.sampling import (
     segment_clips,
     uniform_clips,
 )
-from cdb_video.clips.transforms import Augmentation, EvaluationCrops, crop
+from cdb_video.clips.transforms import (
+    Augmentation,
+    EvaluationCrops,
+    bounding_window,
+    crop,
+    crop_planes,
+)
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
 
 Decoder = Literal["pyav", "decord", "torchcodec", "frames"]
+Pixels = Literal["rgb", "yuv"]
 RecordOpener = Callable[[VideoRecord], VideoDecoder]
 
 
@@ -79,11 +87,34 @@ class ClipSampler:
         )
 
 
-def open_record(record: VideoRecord, *, decoder: Decoder = "pyav") -> VideoDecoder:
+def open_record(
+    record: VideoRecord, *, decoder: Decoder = "pyav", index_folder: IndexFolder | None = None
+) -> VideoDecoder:
     """The record's video, by a decoder; a folder of frames, which has its fps, by its own."""
     if record.fps is not None:
         return open_video(record.path, decoder="frames", fps=record.fps)
-    return open_video(record.path, decoder=decoder)
+    return open_video(record.path, decoder=decoder, index_folder=index_folder)
+
+
+def cut_windows(
+    video: VideoDecoder,
+    indices: Tensor,
+    windows: Sequence[Window],
+    *,
+    crop_size: int,
+    pixels: Pixels = "rgb",
+) -> tuple[list[Tensor], Tensor | None]:
+    """Each window of the frames (T,), decoded once, scaled to (T, 3, crop_size, crop_size).
+
+    With pixels `yuv`, the planes, and the matrix (3, 4) that makes them RGB.
+    """
+    around = bounding_window(windows)
+    if pixels == "rgb":
+        frames = video.frames(indices, window=around)
+        return [crop(frames, w.within(around), crop_size=crop_size) for w in windows], None
+    planes = video.planes(indices, window=around)
+    clips = [crop_planes(planes, w.within(around), crop_size=crop_size) for w in windows]
+    return clips, planes.to_rgb
 
 
 class TrainingClips(Dataset[Sample]):
@@ -97,12 +128,14 @@ class TrainingClips(Dataset[Sample]):
         augmentation: Augmentation,
         seed: int,
         opener: RecordOpener = open_record,
+        pixels: Pixels = "rgb",
     ) -> None:
         self.records = records
         self.sampler = sampler
         self.augmentation = augmentation
         self.seed = seed
         self.opener = opener
+        self.pixels: Pixels = pixels
 
     def __len__(self) -> int:
         return len(self.records)
@@ -120,14 +153,20 @@ class TrainingClips(Dataset[Sample]):
         with self.opener(record) as video:
             segment = self.sampler.segment(video, record)
             positions = self.sampler.random(len(segment), generator=generator)
-            frames = video.frames(segment[positions])
-        window = self.augmentation.window(*frames.shape[-2:], generator=generator)
-        clip = crop(frames, window, crop_size=self.augmentation.crop_size)
+            window = self.augmentation.window(video.height, video.width, generator=generator)
+            [clip], to_rgb = cut_windows(
+                video,
+                segment[positions],
+                [window],
+                crop_size=self.augmentation.crop_size,
+                pixels=self.pixels,
+            )
         return Sample(
             clips=clip.transpose(0, 1)[None],
             labels=record.labels,
             index=index,
             appearance=self.augmentation.appearance(record.labels, generator=generator),
+            to_rgb=to_rgb,
         )
 
 
@@ -142,12 +181,14 @@ class EvaluationViews(Dataset[Sample]):
         crops: EvaluationCrops,
         num_clips: int = 1,
         opener: RecordOpener = open_record,
+        pixels: Pixels = "rgb",
     ) -> None:
         self.records = records
         self.sampler = sampler
         self.crops = crops
         self.num_clips = num_clips
         self.opener = opener
+        self.pixels: Pixels = pixels
 
     @property
     def num_views(self) -> int:
@@ -170,17 +211,20 @@ class EvaluationViews(Dataset[Sample]):
             positions = self.sampler.uniform(len(segment), num_clips=self.num_clips)
             # Clips of a short video share frames: each is decoded and scaled once.
             wanted, where = segment[positions].unique(return_inverse=True)
-            frames = video.frames(wanted)
-        crops = [
-            crop(frames, window, crop_size=self.crops.crop_size)
-            for window in self.crops.windows(*frames.shape[-2:])
-        ]
+            crops, to_rgb = cut_windows(
+                video,
+                wanted,
+                self.crops.windows(video.height, video.width),
+                crop_size=self.crops.crop_size,
+                pixels=self.pixels,
+            )
         views = [cut[clip].transpose(0, 1) for clip in where for cut in crops]
         return Sample(
             clips=torch.stack(views),
             labels=record.labels,
             index=index,
             appearance=Appearance.plain(),
+            to_rgb=to_rgb,
         )
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
+import PIL.ImageOps
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
-from cdb_video.clips.base import BaseDecoder, VideoDecoder, errors_name
+from cdb_video.clips.base import BaseDecoder, Image, VideoDecoder, Window, cut, errors_name
 from cdb_video.clips.index import FrameIndex, open_container, packet_index
+from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.pyav import PyavDecoder
 from cdb_video.errors import DecodeError
 
@@ -23,7 +25,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 def open_video(
-    path: str | Path, *, decoder: DecoderName = "pyav", fps: float | None = None
+    path: str | Path,
+    *,
+    decoder: DecoderName = "pyav",
+    fps: float | None = None,
+    index_folder: IndexFolder | None = None,
 ) -> VideoDecoder:
     """An open video, a context manager; close it, or use `with`.
 
@@ -38,6 +44,8 @@ def open_video(
             the order of the numbers in their names.
         decoder: see above. decord bundles an FFmpeg of 2020: for files that you trust.
         fps: frames a second of a folder of frames, which needs it; never for a file.
+        index_folder: where the packet index of a file is kept, for `pyav`; without, a file is read
+            through each time that a process opens it first.
 
     Raises:
         DecodeError: the path cannot be read as a video.
@@ -51,7 +59,9 @@ def open_video(
         if decoder == "frames":
             return FolderDecoder(path, fps=fps)
         _check_file(path, fps)
-        return _FILE_DECODERS[decoder](path)
+        if decoder == "pyav":
+            return PyavDecoder(path, index_folder=index_folder)
+        return _OTHER_DECODERS[decoder](path)
 
 
 def _check_file(path: Path, fps: float | None) -> None:
@@ -80,20 +90,36 @@ class FolderDecoder(BaseDecoder):
             raise DecodeError(f"{path}: no frames: no jpg, png or webp file in this folder")
         self._images = sorted(images, key=_number_order)
         _check_no_gap(path, self._images)
-        super().__init__(path, times=torch.arange(len(images), dtype=torch.float64) / fps, fps=fps)
+        times = torch.arange(len(images), dtype=torch.float64) / fps
+        height, width = _read_size(self._images[0])
+        super().__init__(path, times=times, fps=fps, height=height, width=width)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _decode(self, wanted: list[int]) -> Tensor:
-        return torch.stack([_read_image(self._images[i]) for i in wanted]).permute(0, 3, 1, 2)
+    def _decode(self, wanted: list[int], window: Window) -> list[Image]:
+        size = self.height, self.width
+        return [cut(_read_image(self._images[i], size), window) for i in wanted]
 
 
-def _read_image(path: Path) -> Tensor:
+def _read_size(path: Path) -> tuple[int, int]:
+    """(height, width), upright."""
+    with errors_name(path), PIL.Image.open(path) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if is_turned else (height, width)
+
+
+def _read_image(path: Path, size: tuple[int, int]) -> Image:
     """(H, W, C) uint8, upright as its EXIF orientation says."""
-    with errors_name(path), Image.open(path) as image:
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    return torch.from_numpy(pixels)
+    with errors_name(path), PIL.Image.open(path) as image:
+        pixels = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+        if pixels.shape[:2] != size:
+            height, width = pixels.shape[:2]
+            raise ValueError(
+                f"{width}x{height} pixels; the first frame of its folder has {size[1]}x{size[0]}"
+            )
+    return pixels
 
 
 def _number_order(image: Path) -> tuple[list[tuple[int, str]], str]:
@@ -157,15 +183,16 @@ class DecordDecoder(BaseDecoder):
         # More threads hang in forked workers and decode ahead without limit.
         self._reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
         _check_count(path, "decord", len(self._reader), index)
-        super().__init__(path, times=index.times, fps=index.fps)
+        super().__init__(
+            path, times=index.times, fps=index.fps, height=index.height, width=index.width
+        )
 
     def close(self) -> None:
         """Give back the file and the decoder's memory."""
         self._reader = None
 
-    def _decode(self, wanted: list[int]) -> Tensor:
-        frames = torch.from_numpy(self._reader.get_batch(wanted).asnumpy())
-        return frames.permute(0, 3, 1, 2)
+    def _decode(self, wanted: list[int], window: Window) -> list[Image]:
+        return [cut(image, window) for image in self._reader.get_batch(wanted).asnumpy()]
 
 
 class TorchcodecDecoder(BaseDecoder):
@@ -178,18 +205,19 @@ class TorchcodecDecoder(BaseDecoder):
         decoders = _import("torchcodec.decoders", path)
         index = _checked_index(path, "torchcodec", refused=self._MISREAD)
         self._reader = decoders.VideoDecoder(
-            str(path.absolute()), dimension_order="NCHW", num_ffmpeg_threads=1, seek_mode="exact"
+            str(path.absolute()), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
         _check_count(path, "torchcodec", len(self._reader), index)
-        super().__init__(path, times=index.times, fps=index.fps)
+        super().__init__(
+            path, times=index.times, fps=index.fps, height=index.height, width=index.width
+        )
 
     def close(self) -> None:
         """Give back the file and the decoder's memory."""
         self._reader = None
 
-    def _decode(self, wanted: list[int]) -> Tensor:
-        frames: Tensor = self._reader.get_frames_at(indices=wanted).data
-        return frames
+    def _decode(self, wanted: list[int], window: Window) -> list[Image]:
+        return [cut(image, window) for image in self._reader.get_frames_at(wanted).data.numpy()]
 
 
 def _import(module: str, path: Path) -> Any:
@@ -203,8 +231,7 @@ def _import(module: str, path: Path) -> Any:
         raise DecodeError(f"{path}: decoder='{name}' cannot be loaded; is it installed?") from error
 
 
-_FILE_DECODERS: dict[str, type[PyavDecoder | DecordDecoder | TorchcodecDecoder]] = {
-    "pyav": PyavDecoder,
+_OTHER_DECODERS: dict[str, type[DecordDecoder | TorchcodecDecoder]] = {
     "decord": DecordDecoder,
     "torchcodec": TorchcodecDecoder,
 }

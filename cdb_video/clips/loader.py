@@ -1,129 +1,45 @@
-"""Batches of one split, on this rank. Order and position are arithmetic; nothing is remembered."""
+"""Batches of one split, on this rank."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cdb_video.clips.batch import Batch, Sample, collate
-from cdb_video.clips.dataset import EvaluationViews, TrainingClips, sample_generator
+from cdb_video.clips.batch import Appearance, Batch, Sample, collate
+from cdb_video.clips.dataset import EvaluationViews, TrainingClips
+from cdb_video.clips.guarded_loader import GuardedLoader, Plan
+from cdb_video.clips.order import EvaluationOrder, TrainingOrder
+from cdb_video.clips.watchdog import RAISE, DecodePolicy
 from cdb_video.distributed import ONE_PROCESS, Ranks
-from cdb_video.errors import ConfigError, DecodeError
 
-
-class TrainingOrder(Sampler[list[tuple[int, ...]]]):
-    """This rank's (epoch, index) keys, a list a step.
-
-    The order of an epoch is a permutation drawn from (seed, epoch); step s takes the s-th
-    `global_batch_size` of it, and every rank its part. So the clips of a step do not depend on the
-    number of ranks. The incomplete last batch is dropped, unless it is the only one.
-
-    With `draw_classes`, an epoch is as many draws of a class, and of one of its clips, in place of
-    the permutation; these too follow from (seed, epoch) and the probabilities alone. The n-th
-    repeat of a record has the key (epoch, index, n), and so frames and a crop of its own.
-    """
-
-    def __init__(
-        self, num_records: int, *, global_batch_size: int, seed: int, ranks: Ranks = ONE_PROCESS
-    ) -> None:
-        world = ranks.world_size
-        if global_batch_size % world:
-            raise ConfigError(
-                f"train.global_batch_size={global_batch_size} must divide by the {world} ranks"
-            )
-        if num_records < world:
-            raise ConfigError(f"{num_records} training clips are too few for {world} ranks")
-        self.num_records = num_records
-        self.global_batch_size = global_batch_size
-        self.batch_size = min(global_batch_size, num_records)
-        self.seed = seed
-        self.ranks = ranks
-        self._epoch = self._first_step = 0
-        self._classes: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full global batches in the split."""
-        return self.num_records // self.batch_size
-
-    def set_position(self, epoch: int, step: int = 0) -> None:
-        """Where the next iteration starts."""
-        self._epoch, self._first_step = epoch, step
-
-    def draw_classes(self, labels: Tensor, probabilities: Tensor) -> None:
-        """Draw classes from the next iteration on.
-
-        Args:
-            labels: (num_records,) class of each record; negative ones are never drawn.
-            probabilities: (K,) with sum 1, and 0 for a class without a record.
-
-        """
-        counts = torch.bincount(labels[labels >= 0], minlength=len(probabilities))
-        if bool(((counts == 0) & (probabilities > 0)).any()):
-            index = int(((counts == 0) & (probabilities > 0)).nonzero()[0])
-            raise ValueError(f"probabilities[{index}] is above 0, and the class has no record")
-        self._classes = labels, probabilities
-
-    def _drawn(self, generator: torch.Generator) -> list[int]:
-        """The order of an epoch: records, with repeats where classes are drawn."""
-        if self._classes is None:
-            return torch.randperm(self.num_records, generator=generator).tolist()
-        labels, probabilities = self._classes
-        by_class = labels.argsort(stable=True)
-        counts = torch.bincount(labels[labels >= 0], minlength=len(probabilities))
-        first = (labels < 0).sum() + counts.cumsum(0) - counts
-        draw, place = torch.rand(2, self.num_records, generator=generator, dtype=torch.float64)
-        # Up to the last class that can be drawn: the sum of the shares may end below 1.
-        last = int(probabilities.nonzero()[-1])
-        chosen = torch.searchsorted(probabilities.cumsum(0), draw, right=True).clamp(max=last)
-        chosen_place = (place * counts[chosen]).long()
-        return by_class[first[chosen] + chosen_place].tolist()
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch - self._first_step
-
-    def _keys(self, epoch: int) -> Iterator[tuple[int, ...]]:
-        drawn: Counter[int] = Counter()
-        for index in self._drawn(sample_generator(self.seed, epoch)):
-            yield (epoch, index, drawn[index]) if drawn[index] else (epoch, index)
-            drawn[index] += 1
-
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        keys = list(self._keys(self._epoch))
-        for step in range(self._first_step, self.steps_per_epoch):
-            batch = keys[step * self.batch_size : (step + 1) * self.batch_size]
-            yield batch[self.ranks.rank :: self.ranks.world_size]
-
-
-class EvaluationOrder(Sampler[list[int]]):
-    """This rank's records, each once over all ranks, unpadded: every world_size-th of the split."""
-
-    def __init__(self, num_records: int, *, batch_size: int, ranks: Ranks = ONE_PROCESS) -> None:
-        self.indices = range(ranks.rank, num_records, ranks.world_size)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])
+__all__ = ["EvaluationLoader", "EvaluationOrder", "TrainingLoader", "TrainingOrder"]
 
 
 class TrainingLoader:
     """Batches of random clips, epoch by epoch."""
 
     def __init__(
-        self, clips: TrainingClips, order: TrainingOrder, *, num_workers: int, pin_memory: bool
+        self,
+        clips: TrainingClips,
+        order: TrainingOrder,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+        policy: DecodePolicy = RAISE,
     ) -> None:
         self.clips = clips
         self.order = order
-        self._loader = _data_loader(clips, order, num_workers=num_workers, pin_memory=pin_memory)
+        side = clips.augmentation.crop_size
+        self._loader = GuardedLoader(
+            clips,
+            clips.records,
+            collate=_Collate((1, 3, clips.sampler.num_frames, side, side)),
+            policy=policy,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -131,14 +47,14 @@ class TrainingLoader:
         return self.order.steps_per_epoch
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from a step on.
+        """The batches of an epoch from a step on; of length 0 where every clip is left out.
 
         Raises:
-            DecodeError: naming the file that cannot be decoded.
+            DecodeError: naming the file that cannot be decoded, or too many were left out.
 
         """
         self.order.set_position(epoch, first_step)
-        yield from _raising(self._loader)
+        yield from _batches(self._loader, list(self.order))
 
 
 class EvaluationLoader:
@@ -150,6 +66,7 @@ class EvaluationLoader:
         ranks: which process this is.
         num_workers: decoding processes.
         pin_memory: whether batches are to go to a GPU.
+        policy: what happens to videos that do not decode.
 
     """
 
@@ -161,65 +78,47 @@ class EvaluationLoader:
         ranks: Ranks = ONE_PROCESS,
         num_workers: int = 0,
         pin_memory: bool = False,
+        policy: DecodePolicy = RAISE,
     ) -> None:
         self.views = views
+        self.policy = policy
         batch_size = max(1, clips_per_batch // views.num_views)
         self.order = EvaluationOrder(len(views), batch_size=batch_size, ranks=ranks)
-        self._loader = _data_loader(
-            views, self.order, num_workers=num_workers, pin_memory=pin_memory
+        side = views.crops.crop_size
+        self._loader = GuardedLoader(
+            views,
+            views.records,
+            collate=_Collate((views.num_views, 3, views.sampler.num_frames, side, side)),
+            policy=policy,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
         )
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from _raising(self._loader)
+        yield from _batches(self._loader, list(self.order))
 
 
-class _Guarded(Dataset[Sample | DecodeError]):
-    """Gives a decode error as a value: raised in a worker it would be a page of traceback."""
-
-    def __init__(self, dataset: Dataset[Sample]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: Any) -> Sample | DecodeError:
-        try:
-            return self.dataset[key]
-        except DecodeError as error:
-            return error
+def _batches(loader: GuardedLoader[Sample, Batch], plan: Plan) -> Iterator[Batch]:
+    for batch, skipped in loader.batches(plan):
+        yield replace(batch, skipped=skipped)
 
 
-def _collate_or_error(items: Sequence[Sample | DecodeError]) -> Batch | DecodeError:
-    for item in items:
-        if isinstance(item, DecodeError):
-            return item
-    return collate([item for item in items if isinstance(item, Sample)])
+@dataclass(frozen=True)
+class _Collate:
+    """`collate`, and of nothing a batch of nothing."""
 
+    shape: tuple[int, ...]
+    """(V, C, T, H, W)."""
 
-def _data_loader(
-    dataset: Dataset[Sample], order: Sampler[Any], *, num_workers: int, pin_memory: bool
-) -> DataLoader[Any]:
-    worker_options: dict[str, Any] = {}
-    if num_workers:
-        worker_options = {"persistent_workers": True, "prefetch_factor": 2}
-    collate_fn: Callable[..., Any] = _collate_or_error
-    return DataLoader(
-        _Guarded(dataset),
-        batch_sampler=order,
-        collate_fn=collate_fn,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        **worker_options,
-    )
-
-
-def _raising(loader: DataLoader[Any]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, DecodeError):
-            try:
-                raise batch
-            finally:
-                # An error held by its own traceback leaves the loader to the garbage collector,
-                # which closes the workers' queues first: each worker then takes 5 s to end.
-                del batch
-        yield batch
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        if samples:
+            return collate(samples)
+        return Batch(
+            clips=torch.zeros(0, *self.shape, dtype=torch.uint8),
+            labels={},
+            indices=torch.zeros(0, dtype=torch.int64),
+            appearance=Appearance(flip=torch.zeros(0, dtype=torch.bool), jitter=torch.ones(0, 3)),
+        )

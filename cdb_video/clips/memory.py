@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from cdb_video.clips.base import BaseDecoder
+from cdb_video.clips.base import BaseDecoder, Image, Window, cut
 from cdb_video.clips.dataset import ClipSampler, Decoder, open_record
+from cdb_video.clips.guarded_loader import GuardedLoader
+from cdb_video.clips.index_folder import IndexFolder
+from cdb_video.clips.watchdog import RAISE, DecodePolicy
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.distributed import local_world_size
 from cdb_video.errors import ConfigError, DecodeError
@@ -28,17 +31,18 @@ class MemoryVideo(BaseDecoder):
     def __init__(
         self, path: Path, *, times: Tensor, fps: float, kept: Tensor, pixels: Tensor
     ) -> None:
-        super().__init__(path, times=times, fps=fps)
+        height, width = pixels.shape[1:3]
+        super().__init__(path, times=times, fps=fps, height=height, width=width)
         self.kept = kept
         """(L,) increasing indices of the frames that are here."""
         self.pixels = pixels
-        """(L, C, H, W) uint8."""
+        """(L, H, W, C) uint8."""
 
-    def _decode(self, wanted: list[int]) -> Tensor:
+    def _decode(self, wanted: list[int], window: Window) -> list[Image]:
         rows = torch.searchsorted(self.kept, torch.tensor(wanted))
         if not torch.equal(self.kept[rows.clamp(max=len(self.kept) - 1)], torch.tensor(wanted)):
             raise DecodeError(f"{self.path}: a frame outside the segment that was kept in memory")
-        return self.pixels[rows]
+        return [cut(self.pixels[row].numpy(), window) for row in rows.tolist()]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -54,15 +58,29 @@ class ClipMemory:
         sampler: which frames a segment offers; all of them are kept.
         short_side: in pixels.
         decoder: library that decodes video files.
+        index_folder: where their packet indices are kept.
+        policy: what happens to clips that do not decode. One that is skipped is remembered, and
+            opening it is the error that it was.
 
     """
 
-    def __init__(self, *, sampler: ClipSampler, short_side: int, decoder: Decoder = "pyav") -> None:
+    def __init__(
+        self,
+        *,
+        sampler: ClipSampler,
+        short_side: int,
+        decoder: Decoder = "pyav",
+        index_folder: IndexFolder | None = None,
+        policy: DecodePolicy = RAISE,
+    ) -> None:
         self.sampler = sampler
+        self.index_folder = index_folder
         self.short_side = short_side
         self.decoder: Decoder = decoder
+        self.policy = policy
         self.num_bytes = 0
         self._videos: dict[str, MemoryVideo] = {}
+        self._skipped: dict[str, str] = {}
         self._block = torch.empty(0, dtype=torch.uint8)
         self._used = 0
 
@@ -76,12 +94,14 @@ class ClipMemory:
             DecodeError: naming the file.
 
         """
+        if _key(record) in self._skipped:
+            raise DecodeError(self._skipped[_key(record)])
         kept = self._videos.get(_key(record))
         return self.decode(record) if kept is None else kept
 
     def decode(self, record: VideoRecord) -> MemoryVideo:
         """The record's segment, decoded and scaled now."""
-        with open_record(record, decoder=self.decoder) as video:
+        with open_record(record, decoder=self.decoder, index_folder=self.index_folder) as video:
             kept = self.sampler.segment(video, record).unique()
             # In parts: a long segment in full size would be gigabytes.
             parts = [self._scaled(video.frames(part)) for part in kept.split(64)]
@@ -99,29 +119,32 @@ class ClipMemory:
         """Decode and keep what is not kept yet; `progress` is called after each.
 
         Raises:
-            DecodeError: naming the file that cannot be decoded.
+            DecodeError: naming the file that cannot be decoded, or too many were skipped.
             ConfigError: more than the machine can hold.
 
         """
-        missing = [record for record in records if _key(record) not in self._videos]
-        for record, video in zip(missing, self._decoded(missing, num_workers), strict=True):
-            self._videos[_key(record)] = self._keep(video)
+        known = self._videos.keys() | self._skipped.keys()
+        missing = [record for record in records if _key(record) not in known]
+        loader = GuardedLoader(
+            _Decoding(self, missing),
+            missing,
+            collate=list,
+            policy=self.policy,
+            num_workers=min(num_workers, len(missing)),
+        )
+        plan = [[i] for i in range(len(missing))]
+        for record, (videos, skipped) in zip(missing, loader.batches(plan), strict=True):
+            for bad in skipped:
+                self._skipped[_key(record)] = bad.message
+            for video in videos:
+                self._videos[_key(record)] = self._keep(video)
             progress()
 
-    def _decoded(self, records: Sequence[VideoRecord], num_workers: int) -> Iterable[MemoryVideo]:
-        loader = DataLoader(
-            _Decoding(self, records), batch_size=None, num_workers=min(num_workers, len(records))
-        )
-        for video in loader:
-            if isinstance(video, DecodeError):
-                raise video
-            yield video
-
     def _scaled(self, frames: Tensor) -> Tensor:
-        if min(frames.shape[-2:]) <= self.short_side:
-            return frames.contiguous()
-        scaled: Tensor = TF.resize(frames, [self.short_side], antialias=True)
-        return scaled.contiguous()
+        """(T, C, H, W) -> (T, H, W, C), as decoders give frames."""
+        if min(frames.shape[-2:]) > self.short_side:
+            frames = TF.resize(frames, [self.short_side], antialias=True)
+        return frames.permute(0, 2, 3, 1).contiguous()
 
     def _keep(self, video: MemoryVideo) -> MemoryVideo:
         # In blocks, which a loader's workers share: a tensor a video would need a file each.
@@ -150,8 +173,8 @@ class ClipMemory:
         )
 
 
-class _Decoding(Dataset[MemoryVideo | DecodeError]):
-    """Decodes in a loader's workers; an error is a value, as it would be a page of traceback."""
+class _Decoding(Dataset[MemoryVideo]):
+    """Decodes in a loader's workers."""
 
     def __init__(self, memory: ClipMemory, records: Sequence[VideoRecord]) -> None:
         self.memory = memory
@@ -160,11 +183,8 @@ class _Decoding(Dataset[MemoryVideo | DecodeError]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> MemoryVideo | DecodeError:
-        try:
-            return self.memory.decode(self.records[index])
-        except DecodeError as error:
-            return error
+    def __getitem__(self, index: int) -> MemoryVideo:
+        return self.memory.decode(self.records[index])
 
 
 def _key(record: VideoRecord) -> str:

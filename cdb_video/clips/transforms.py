@@ -9,32 +9,46 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 
+from cdb_video.clips.base import Planes, Window
 from cdb_video.clips.batch import Appearance
-
-
-class Window(NamedTuple):
-    """A rectangle of the source frame, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def crop(frames: Tensor, window: Window, *, crop_size: int) -> Tensor:
     """The window of frames (T, C, H, W) uint8, scaled to (T, C, crop_size, crop_size) uint8."""
     top, left, height, width = window
-    cut = frames[..., top : top + height, left : left + width]
-    if (height, width) == (crop_size, crop_size):
-        return cut
-    scaled: Tensor = TF.resize(cut, [crop_size, crop_size], antialias=True)
+    return _scale(frames[..., top : top + height, left : left + width], crop_size)
+
+
+def crop_planes(planes: Planes, window: Window, *, crop_size: int) -> Tensor:
+    """The window of planes, scaled to YUV clips (T, 3, crop_size, crop_size) uint8.
+
+    Chroma is cut at even edges, so up to a pixel outside the window, and widened by the scaling.
+    """
+    top, left = window.top // 2, window.left // 2
+    bottom, right = -(-(window.top + window.height) // 2), -(-(window.left + window.width) // 2)
+    chroma = _scale(planes.chroma[..., top:bottom, left:right], crop_size)
+    return torch.cat([crop(planes.luma, window, crop_size=crop_size), chroma], 1)
+
+
+def _scale(pixels: Tensor, side: int) -> Tensor:
+    if pixels.shape[-2:] == (side, side):
+        return pixels
+    scaled: Tensor = TF.resize(pixels, [side, side], antialias=True)
     return scaled
+
+
+def bounding_window(windows: Sequence[Window]) -> Window:
+    """The least window around all, from an even top and left: there chroma samples start."""
+    top = min(window.top for window in windows) // 2 * 2
+    left = min(window.left for window in windows) // 2 * 2
+    bottom = max(window.top + window.height for window in windows)
+    right = max(window.left + window.width for window in windows)
+    return Window(top, left, bottom - top, right - left)
 
 
 def view_windows(
@@ -202,24 +216,37 @@ class ToModelInput(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(shape) * scale, persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(shape) * scale, persistent=False)
 
-    def forward(self, clips: Tensor, appearance: Appearance | None = None) -> Tensor:
+    def forward(
+        self, clips: Tensor, appearance: Appearance | None = None, to_rgb: Tensor | None = None
+    ) -> Tensor:
         """Normalised clips, with an appearance each.
 
         Args:
             clips: (N, C, T, H, W) uint8.
             appearance: flip (N,) and jitter (N, 3); None: evaluation, clips as they are.
+            to_rgb: (N, 3, 4) of clips of YUV planes, see `Planes`; None: they are RGB.
 
         Returns:
             (N, C, T, H, W) fp32, channels last in memory, as 3D convolutions are fastest.
 
         """
         pixels = clips.to(torch.float32, memory_format=torch.channels_last_3d)
+        if to_rgb is not None:
+            pixels = convert_to_rgb(pixels, to_rgb)
         if appearance is not None:
             flip = appearance.flip.reshape(-1, 1, 1, 1, 1)
             pixels = torch.where(flip, pixels.flip(-1), pixels)
             if self.jitter:
                 pixels = color_jitter(pixels, appearance.jitter)
         return (pixels - self.mean) / self.std
+
+
+def convert_to_rgb(pixels: Tensor, to_rgb: Tensor) -> Tensor:
+    """YUV pixels (N, 3, T, H, W) as RGB in [0, 255], by a matrix (N, 3, 4) each."""
+    flat = pixels.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    rgb = torch.baddbmm(to_rgb[:, None, :, 3], flat, to_rgb[:, :, :3].mT)
+    # In memory this still is channels last.
+    return rgb.clamp(0, 255).reshape(-1, *pixels.shape[2:], 3).permute(0, 4, 1, 2, 3)
 
 
 def color_jitter(pixels: Tensor, factors: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdb_video.datasets.columns import compose, fields, our_columns
 from cdb_video.datasets.folder import VIDEO_SUFFIXES
 from cdb_video.errors import DataError
 
 # Up to the last video suffix, so that paths with spaces work; other paths are folders of frames.
 _VIDEO = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
 _VIDEO_LINE = re.compile(rf'"?(?P<path>.+(?:{_VIDEO}))"?(?P<separator>[ ,\t])(?P<label>.+)', re.I)
+_BARE_LINE = re.compile(rf'"?(?P<path>[^,;\t]+(?:{_VIDEO}))"?', re.I)
 _FOLDER_LINE = re.compile(r'"?(?P<path>.+?)"?(?P<separator>[ ,\t])(?P<label>[^ ,\t]+)')
 
 
@@ -34,15 +36,27 @@ class Table:
 
     file: Path
     header: Sequence[str]
+    """Our names."""
     rows: Sequence[Row]
+    file_header: Sequence[str]
+    """The file's names."""
+
+    @property
+    def is_bare_list(self) -> bool:
+        """Whether all it has is paths."""
+        return tuple(self.header) == ("path",)
 
     def require(self, column: str, theirs: str | None = None) -> None:
         """DataError that names the columns there are, if this one (`theirs` by file) is not."""
-        if column not in self.header:
-            name, there = theirs or column, ", ".join(self.header)
-            close = difflib.get_close_matches(name, self.header, n=1)
-            hint = f"; did you mean {close[0]!r}? (data.columns maps names)" if close else ""
-            raise DataError(f"{self.file}: no column {name!r}; there are: {there}{hint}")
+        if column in self.header:
+            return
+        wanted = fields(theirs or column)
+        name = next((field for field in wanted if field not in self.file_header), wanted[0])
+        template = f" (data.columns.{column}: {theirs!r})" if theirs and theirs != name else ""
+        close = difflib.get_close_matches(name, self.file_header, n=1)
+        hint = f"; did you mean {close[0]!r}? (data.columns maps names)" if close else ""
+        there = ", ".join(self.file_header)
+        raise DataError(f"{self.file}: no column {name!r}{template}; there are: {there}{hint}")
 
 
 def read_text(file: Path) -> str:
@@ -62,6 +76,8 @@ def read_text(file: Path) -> str:
 def find_tables(place: Path, root: Path, *, path_column: str = "path") -> list[Path]:
     """The file itself, or those files of a folder that have the path column or are lists.
 
+    A path that is composed by a template needs the columns of that.
+
     Where none does, every .csv and .tsv, so that a misspelt column is told and not passed over.
     """
     if place.is_file():
@@ -77,9 +93,10 @@ def read_table_file(file: Path, root: Path, columns: Mapping[str, str]) -> Table
     """The rows of a CSV (comma, semicolon or tab; cells are stripped) or of a list.
 
     Args:
-        file: a list has no header: its lines are a path, a space, comma or tab, and a label.
+        file: a list has no header: its lines are a path, a space, comma or tab, and a label, or
+            all of them a path alone.
         root: a list's paths are relative to it.
-        columns: our column name -> the file's.
+        columns: our column name -> the file's, or a template of the file's.
     """
     text = read_text(file)
     if _is_list(_first_line(text.split("\n")), root):
@@ -87,19 +104,28 @@ def read_table_file(file: Path, root: Path, columns: Mapping[str, str]) -> Table
     return _parse_csv(file, text, columns)
 
 
-def _is_table(file: Path, root: Path, path_column: str) -> bool:
+def starts_bare(file: Path) -> bool:
+    """Whether the first line is a path alone: an unlabelled list, or just a list of files."""
+    return _BARE_LINE.fullmatch(_peek(file)) is not None
+
+
+def _peek(file: Path) -> str:
     # Not `read_text`: a README in another encoding is no error.
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        first = _first_line(lines)
+        return _first_line(lines)
+
+
+def _is_table(file: Path, root: Path, path_column: str) -> bool:
+    first = _peek(file)
     names = [name.strip(' "') for name in first.split(_delimiter(first))]
-    return path_column in names or _is_list(first, root)
+    return all(name in names for name in fields(path_column)) or _is_list(first, root)
 
 
 def _is_list(first: str, root: Path) -> bool:
-    """Whether a file's first line is a path and its label, and no header."""
+    """Whether a file's first line is a path, with or without its label, and no header."""
     match = _FOLDER_LINE.fullmatch(first)
     is_folder = match is not None and (root / match["path"]).is_dir()
-    return is_folder or _VIDEO_LINE.fullmatch(first) is not None
+    return is_folder or any(line.fullmatch(first) for line in (_VIDEO_LINE, _BARE_LINE))
 
 
 def _first_line(lines: Iterable[str]) -> str:
@@ -111,45 +137,52 @@ def _delimiter(header: str) -> str:
 
 
 def _parse_list(file: Path, text: str) -> Table:
+    lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    bare = [_BARE_LINE.fullmatch(line) for _, line in lines]
+    if all(bare):  # an unlabelled split; a label that is missing in some lines is refused
+        paths = [match["path"].strip() for match in bare if match]
+        rows = [Row(f"{file}:{i}", {"path": p}) for (i, _), p in zip(lines, paths, strict=True)]
+        return Table(file, ("path",), rows, ("path",))
     rows = []
-    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
-        if not line:
-            continue
+    for number, line in lines:
         match = _VIDEO_LINE.fullmatch(line) or _FOLDER_LINE.fullmatch(line)
         # The same separator again would be a second label or a third column.
         if match is None or match["separator"] in match["label"].strip():
             raise DataError(f"{file}:{number}: expected 'path label', found {line!r}")
         cells = {"path": match["path"].strip(), "label": match["label"].strip()}
         rows.append(Row(f"{file}:{number}", cells))
-    return Table(file, ("path", "label"), rows)
+    return Table(file, ("path", "label"), rows, ("path", "label"))
 
 
 def _parse_csv(file: Path, text: str, columns: Mapping[str, str]) -> Table:
     delimiter = _delimiter(_first_line(text.split("\n")))
     lines = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     header: list[str] = []
+    ours: dict[str, str] = {}
     rows = []
     try:
         for raw in lines:
             cells = [cell.strip() for cell in raw]
             where = f"{file}:{lines.line_num}"
+            if not any(cells):  # a blank line, or what spreadsheets write for one: ",,,"
+                continue
             if not header:
-                header = _our_names(file, cells, columns)
-            elif cells and len(cells) != len(header):
+                header = _refuse_twice(file, cells)
+                ours = our_columns(header, columns)
+            elif len(cells) != len(header):
                 raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns")
-            elif cells:
-                rows.append(Row(where, dict(zip(header, cells, strict=True))))
+            else:
+                named = dict(zip(header, cells, strict=True))
+                rows.append(Row(where, {name: compose(t, named) for name, t in ours.items()}))
     except csv.Error as error:
         raise DataError(f"{file}:{lines.line_num}: not CSV ({error})") from error
-    table = Table(file, header, rows)
+    table = Table(file, tuple(ours), rows, tuple(header))
     table.require("path", columns.get("path"))
     return table
 
 
-def _our_names(file: Path, header: Sequence[str], columns: Mapping[str, str]) -> list[str]:
-    """The header with the names that `columns` maps; a column whose name that takes is unnamed."""
-    twice = [name for name in header if header.count(name) > 1]
+def _refuse_twice(file: Path, header: list[str]) -> list[str]:
+    twice = [name for name in header if name and header.count(name) > 1]
     if twice:
         raise DataError(f"{file}: column {twice[0]!r} is there twice")
-    ours = {theirs: name for name, theirs in columns.items()}
-    return [ours.get(name, "" if name in columns else name) for name in header]
+    return header

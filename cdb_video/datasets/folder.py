@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from cdb_video.datasets.annotations import Split, VideoRecord, Vocabulary
+from cdb_video.datasets.folder_draw import draw_groups, draw_videos
 from cdb_video.errors import DataError, UnknownSplitError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
@@ -32,29 +32,45 @@ def find_videos(root: Path, *, depth: int) -> list[Path]:
     )
 
 
-def read_folder(root: Path, splits: Sequence[str]) -> Split:
+def read_folder(
+    root: Path, splits: Sequence[str], *, seed: int = 0, group_pattern: str | None = None
+) -> Split:
     """The union of the named splits; the one head is `label`, its classes the folders' names.
 
-    Without split folders the splits are train, val and test: of every class, 15 % of the clips
-    (rounded, half up) are val, as many test, the rest train. The draw is a permutation of the
-    class's sorted file names by a generator seeded 0, so it is the same everywhere, and a new clip
-    in one class does not move the others. It is by clip: where several clips come from one
-    recording, split folders or a table are the honest way.
+    Without split folders the splits are train, val and test, about 70/15/15 of every class, drawn
+    by video (`draw_videos`) or, with a pattern, by group (`draw_groups`). The classes are those of
+    every split, so that all splits agree on the indices.
 
-    The classes are those of every split, so that all splits agree on the indices.
+    Args:
+        seed: of that draw.
+        group_pattern: a regular expression with one group, found in every file's name without its
+            suffix; what it finds is the recording.
     """
-    videos = _videos_by_split(root)
+    videos, is_drawn = _find_all(root)
+    groups = None if group_pattern is None else _find_groups(videos, group_pattern)
+    if is_drawn and groups is not None:
+        by_split = draw_groups(groups, seed=seed)
+    elif is_drawn:
+        by_split = draw_videos(videos, seed=seed)
+    else:
+        if seed != 0:
+            raise DataError(
+                f"data.split_seed: {seed} given, but the splits are the folders of {root}"
+            )
+        names = sorted({path.parent.parent.name for path in videos})
+        by_split = {name: [p for p in videos if p.parent.parent.name == name] for name in names}
     for name in splits:
-        if name not in videos:
-            raise UnknownSplitError(f"{root}: no split {name!r}; there are: {', '.join(videos)}")
-    vocabulary = Vocabulary(sort_class_names(p.parent.name for v in videos.values() for p in v))
-    chosen = [path for name in splits for path in videos[name]]
-    records = [_record(path, root=root, vocabulary=vocabulary) for path in chosen]
+        if name not in by_split:
+            raise UnknownSplitError(f"{root}: no split {name!r}; there are: {', '.join(by_split)}")
+    vocabulary = Vocabulary(sort_class_names(path.parent.name for path in videos))
+    chosen = [path for name in splits for path in by_split[name]]
+    records = [_record(path, root, vocabulary, groups) for path in chosen]
     _refuse_equal_ids(records)
     return Split("+".join(splits), records, {"label": vocabulary})
 
 
-def _videos_by_split(root: Path) -> dict[str, list[Path]]:
+def _find_all(root: Path) -> tuple[list[Path], bool]:
+    """The videos, sorted, and whether they lie in class folders without split folders."""
     unsorted, by_class, by_split = (find_videos(root, depth=depth) for depth in (0, 1, 2))
     nested = find_videos(root, depth=3)
     if unsorted or nested or bool(by_class) == bool(by_split):
@@ -64,10 +80,26 @@ def _videos_by_split(root: Path) -> dict[str, list[Path]]:
             f"{root}: expected videos at <split>/<class>/<video> or all at <class>/<video>, {found}"
         )
     _refuse_empty_classes(root, by_class or by_split, pattern="*" if by_class else "*/*")
-    if by_class:
-        return _draw_splits(by_class)
-    names = sorted({path.parent.parent.name for path in by_split})
-    return {name: [p for p in by_split if p.parent.parent.name == name] for name in names}
+    return by_class or by_split, bool(by_class)
+
+
+def _find_groups(videos: Sequence[Path], pattern: str) -> dict[Path, str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"data.group_pattern: {pattern!r} is no expression ({error})") from error
+    if compiled.groups != 1:
+        raise DataError(
+            f"data.group_pattern: {pattern!r} has {compiled.groups} groups; expected one, in "
+            "parentheses"
+        )
+    groups = {}
+    for path in videos:
+        match = compiled.search(path.stem)
+        if match is None or not match[1]:
+            raise DataError(f"data.group_pattern: {pattern!r} finds no group in the name of {path}")
+        groups[path] = match[1]
+    return groups
 
 
 def _refuse_empty_classes(root: Path, videos: Sequence[Path], *, pattern: str) -> None:
@@ -80,25 +112,13 @@ def _refuse_empty_classes(root: Path, videos: Sequence[Path], *, pattern: str) -
             raise DataError(f"{folder}: class folder without a video in any split ({suffixes})")
 
 
-def _draw_splits(videos: Sequence[Path]) -> dict[str, list[Path]]:
-    splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
-    for folder in sorted({path.parent for path in videos}):
-        clips = [path for path in videos if path.parent == folder]
-        generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(len(clips), generator=generator).tolist()
-        held = (
-            15 * len(clips) + 50
-        ) // 100  # val, and again test: at most 2 of 4, so train has one
-        splits["val"] += [clips[i] for i in sorted(order[:held])]
-        splits["test"] += [clips[i] for i in sorted(order[held : 2 * held])]
-        splits["train"] += [clips[i] for i in sorted(order[2 * held :])]
-    return splits
-
-
-def _record(path: Path, *, root: Path, vocabulary: Vocabulary) -> VideoRecord:
+def _record(
+    path: Path, root: Path, vocabulary: Vocabulary, groups: Mapping[Path, str] | None
+) -> VideoRecord:
     name = path.relative_to(root).with_suffix("").as_posix()
     labels = {"label": vocabulary.index(path.parent.name)}
-    return VideoRecord(id=name, path=path, video_id=name, recording=name, labels=labels)
+    recording = name if groups is None else groups[path]
+    return VideoRecord(id=name, path=path, video_id=name, recording=recording, labels=labels)
 
 
 def _refuse_equal_ids(records: Sequence[VideoRecord]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cdb_video.datasets import egtea, epic100, epic100_files
-from cdb_video.datasets.annotation_files import find_tables
+from cdb_video.datasets.annotation_files import find_tables, starts_bare
 from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
+from cdb_video.datasets.columns import refuse_unknown
 from cdb_video.datasets.folder import find_videos, read_folder
 from cdb_video.datasets.table import read_table
 from cdb_video.errors import DataError
@@ -23,6 +24,13 @@ _SUBJECT_COLUMN = {
     "table": "participant",
     "folder": "participant",
 }
+_FORMAT_OF_KEY = {
+    "columns": "table",
+    "annotation_fps": "table",
+    "annotation_first_frame": "table",
+    "split_seed": "folder",
+    "group_pattern": "folder",
+}
 _EXPECTED_FILES = {"egtea": egtea.EXPECTED_FILES, "epic100": epic100.EXPECTED_FILES}
 
 
@@ -35,6 +43,9 @@ def read_split(
     heads: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     annotation_fps: float | None = None,
+    annotation_first_frame: int = 0,
+    split_seed: int = 0,
+    group_pattern: str | None = None,
     hold_out_subjects: Sequence[str] = (),
     hold_out_column: str | None = None,
     part: Part = "all",
@@ -49,8 +60,12 @@ def read_split(
     Args:
         annotations: relative to the root; where they lie if not where the format expects them.
         heads: which labels; None: every label the data has, or the heads of `vocabularies`.
-        columns: for a table, our column name -> the file's.
+        columns: for a table, our column name -> the file's, or a template: "{video_id}.mp4".
         annotation_fps: for a table, frames a second of its frame columns and folders of frames.
+        annotation_first_frame: for a table, the number that its frame columns give the first frame.
+        split_seed: for class folders without split folders, of the draw of train, val and test.
+        group_pattern: for folders, a regular expression with one group, found in a file's name: the
+            record's recording, which such a draw keeps in one split.
         hold_out_subjects: values of `hold_out_column` (egtea: subject, others: participant).
         part: "rest" leaves the records of those subjects out, "held_out" keeps only them.
         check_files: every video must be there.
@@ -64,9 +79,21 @@ def read_split(
     _refuse_bad_arguments(root, names, part)
     if format == "auto":
         format = _detect_format(root, place, columns or {})
+    _refuse_other_formats_keys(
+        format,
+        {
+            "columns": bool(columns),
+            "annotation_fps": annotation_fps is not None,
+            "annotation_first_frame": annotation_first_frame != 0,
+            "split_seed": split_seed != 0,
+            "group_pattern": group_pattern is not None,
+        },
+    )
     if heads is None and vocabularies is not None:
         heads = tuple(vocabularies)
     if format == "table":
+        subject = hold_out_column or _SUBJECT_COLUMN[format]
+        refuse_unknown(columns or {}, [subject, *(heads or ())])
         read = read_table(
             root,
             names,
@@ -74,10 +101,15 @@ def read_split(
             heads=heads,
             columns=columns,
             annotation_fps=annotation_fps,
+            annotation_first_frame=annotation_first_frame,
+            vocabularies=vocabularies,
         )
+    elif format == "folder":
+        if annotations is not None:
+            raise DataError(f"data.annotations: {annotations} given, but format 'folder' has none")
+        folder = read_folder(root, names, seed=split_seed, group_pattern=group_pattern)
+        read = _select_heads(folder, heads)
     else:
-        if columns or annotation_fps is not None:
-            raise DataError(f"data.columns, data.annotation_fps: not for format {format!r}")
         read = _select_heads(_read_by_layout(root, names, format, place), heads)
     if part != "all":
         column = hold_out_column or _SUBJECT_COLUMN[format]
@@ -97,11 +129,15 @@ def _read_by_layout(
         return egtea.read_egtea(root, splits, annotations=annotations)
     if format == "epic100":
         return epic100.read_epic100(root, splits, annotations=annotations)
-    if format != "folder":
-        raise DataError(f"data.format: {format!r}; allowed: {', '.join(get_args(Format))}")
-    if annotations is not None:
-        raise DataError(f"data.annotations: {annotations} given, but format 'folder' has none")
-    return read_folder(root, splits)
+    raise DataError(f"data.format: {format!r}; allowed: {', '.join(get_args(Format))}")
+
+
+def _refuse_other_formats_keys(format: str, given: Mapping[str, bool]) -> None:
+    for key, is_given in given.items():
+        if is_given and _FORMAT_OF_KEY[key] != format:
+            raise DataError(
+                f"data.{key}: not for format {format!r}; it is for {_FORMAT_OF_KEY[key]!r}"
+            )
 
 
 def _refuse_bad_arguments(root: Path, splits: Sequence[str], part: str) -> None:
@@ -121,7 +157,8 @@ def _detect_format(
     if epic100_files.find_annotations(root, annotations) is not None:
         return "epic100"
     place = root if annotations is None else root / annotations
-    if find_tables(place, root, path_column=columns.get("path", "path")):
+    tables = find_tables(place, root, path_column=columns.get("path", "path"))
+    if any(not starts_bare(file) for file in tables):  # a list of files may lie about anywhere
         return "table"
     if find_videos(root, depth=1) or find_videos(root, depth=2):
         return "folder"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdb_video.datasets.annotation_files import Row, Table, find_tables, read_table_file
 from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
+from cdb_video.datasets.columns import OWN_COLUMNS, is_label
 from cdb_video.datasets.folder import VIDEO_SUFFIXES, sort_class_names
+from cdb_video.datasets.segments import FrameNumbers, read_segment
 from cdb_video.errors import DataError, UnknownSplitError
 
-_OWN_COLUMNS = (
-    *("path", "video_id", "recording", "split"),
-    *("start_s", "stop_s", "start_frame", "stop_frame"),
-)
-_LABEL_COLUMN = re.compile(r"verb|noun|action|label|label_.+")
-_CLOCK = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d*)?)")
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:")  # two letters at least: C: is a drive
 _PLAYLISTS = (".m3u", ".m3u8", ".mpd", ".pls", ".ffconcat")
 
@@ -30,27 +27,33 @@ def read_table(
     heads: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     annotation_fps: float | None = None,
+    annotation_first_frame: int = 0,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
 ) -> Split:
     """The union of the named splits, by a column `split` or by one file a split, `<split>.csv`.
 
-    Frame columns count from 0 and `stop_frame` is exclusive; a row that has seconds and frames is
-    cut by its seconds. The classes of a head are those of every split, sorted by name (by value
-    where all are integers).
+    `stop_frame` is exclusive, `last_frame` is not; a row that has seconds and frames is cut by its
+    seconds. The classes of a head are those of every split, sorted by name (by value where all are
+    integers). A split without any label column, or with empty ones, is unlabelled.
 
     Args:
         root: `annotations` and the column `path` are relative to it.
         annotations: a table or list, or the folder of them.
-        columns: our column name -> the file's.
+        columns: our column name -> the file's, or a template of the file's: "{video_id}.mp4".
         annotation_fps: frames a second of the frame columns and of folders of frames.
+        annotation_first_frame: the number that the frame columns give the first frame.
+        vocabularies: the classes of heads that no split has a label for.
     """
     place = root if annotations is None else root / annotations
-    tables = _read_splits(place, root, splits, columns or {})
-    label_columns = _find_label_columns(tables, splits, heads)
-    vocabularies = {head: _vocabulary(tables, name) for head, name in label_columns.items()}
+    known, columns = vocabularies or {}, columns or {}
+    tables = _read_splits(place, root, splits, columns)
+    label_columns = _find_label_columns(tables, splits, heads, columns, known)
+    classes = {head: _vocabulary(tables, name, known.get(head)) for head, name in label_columns}
+    numbers = FrameNumbers(annotation_fps, annotation_first_frame)
     rows = [row for name in splits for row in tables[name].rows]
-    records = [_record(row, root, label_columns, vocabularies, annotation_fps) for row in rows]
+    records = [_record(row, root, dict(label_columns), classes, numbers) for row in rows]
     _refuse_equal_ids(records, rows)
-    return Split("+".join(splits), records, vocabularies)
+    return Split("+".join(splits), records, classes)
 
 
 def _read_splits(
@@ -59,22 +62,38 @@ def _read_splits(
     """Every split of the data set, by name; those asked for have every column that is mapped."""
     files = find_tables(place, root, path_column=columns.get("path", "path"))
     tables = [read_table_file(file, root, columns) for file in files]
-    if len(tables) == 1 and "split" in tables[0].header:
-        by_name = _by_split_column(tables[0])
+    # A list of files that lies about is no split beside a table that names the splits.
+    with_more = [table for table in tables if not table.is_bare_list]
+    if len(with_more) == 1 and "split" in with_more[0].header:
+        by_name = _by_split_column(with_more[0])
     elif place.is_file():  # its neighbours are the other splits
         return _read_splits(place.parent, root, splits, columns)
     else:
         by_name = {table.file.stem: table for table in tables}
     for name in splits:
         if name not in by_name:
-            there = ", ".join(by_name) or "none"
-            raise UnknownSplitError(
-                f"{place}: no split {name!r}, as a value of a column 'split' or as a file "
-                f"{name}.csv; there are: {there}"
-            )
-        for column, theirs in columns.items():
-            by_name[name].require(column, theirs)
+            _refuse_unknown_split(place, name, by_name)
+        for column in columns.keys() & set(OWN_COLUMNS):
+            by_name[name].require(column, columns[column])
+    for column, theirs in columns.items():  # labels: an unlabelled split has none
+        if not any(column in table.header for table in by_name.values()):
+            by_name[splits[0]].require(column, theirs)
     return by_name
+
+
+def _refuse_unknown_split(place: Path, name: str, tables: Mapping[str, Table]) -> None:
+    there = ", ".join(tables) or "none"
+    how = ""
+    if len(tables) == 1 and "split" not in next(iter(tables.values())).header:
+        [only] = tables
+        how = (
+            f"; to divide {only}: add a column 'split', or give data.train_split={only}, "
+            "data.val_split=held_out and data.hold_out_subjects"
+        )
+    raise UnknownSplitError(
+        f"{place}: no split {name!r}, as a value of a column 'split' or as a file {name}.csv; "
+        f"there are: {there}{how}"
+    )
 
 
 def _by_split_column(table: Table) -> dict[str, Table]:
@@ -83,38 +102,58 @@ def _by_split_column(table: Table) -> dict[str, Table]:
         if not row.cells["split"]:
             raise DataError(f"{row.where}: the column 'split' is empty")
         rows.setdefault(row.cells["split"], []).append(row)
-    return {name: Table(table.file, table.header, part) for name, part in rows.items()}
+    return {name: dataclasses.replace(table, rows=part) for name, part in rows.items()}
 
 
 def _find_label_columns(
-    tables: Mapping[str, Table], splits: Sequence[str], heads: Sequence[str] | None
-) -> dict[str, str]:
-    """Head -> column; a column `label_x` is the head x. Every split that is read must have it."""
+    tables: Mapping[str, Table],
+    splits: Sequence[str],
+    heads: Sequence[str] | None,
+    columns: Mapping[str, str],
+    known: Mapping[str, Vocabulary],
+) -> list[tuple[str, str]]:
+    """Heads with their column; a column `label_x` is the head x."""
     file = tables[splits[0]].file
     header = list(dict.fromkeys(name for table in tables.values() for name in table.header))
     if heads is None:
-        heads = [n.removeprefix("label_") for n in header if _LABEL_COLUMN.fullmatch(n)]
+        heads = [name.removeprefix("label_") for name in header if is_label(name)]
     if not heads:
         expected = "verb, noun, action, label, label_*, or one that model.heads names"
         raise DataError(f"{file}: no label column ({expected}); there are: {', '.join(header)}")
-    columns = {}
+    found = []
     for head in heads:
         plain, prefixed = head, f"label_{head}"
         if plain in header and prefixed in header:
             raise DataError(f"{file}: columns {plain!r} and {prefixed!r} are the same head")
-        columns[head] = prefixed if prefixed in header else plain
+        found.append((head, prefixed if prefixed in header else plain))
     for name in splits:
-        for column in columns.values():
-            tables[name].require(column)
-    return columns
+        _refuse_half_labelled(tables[name], [column for _, column in found], columns)
+    for head, column in found:
+        if column not in header and head not in known:
+            tables[splits[0]].require(column, columns.get(column))
+    return found
 
 
-def _vocabulary(tables: Mapping[str, Table], column: str) -> Vocabulary:
+def _refuse_half_labelled(
+    table: Table, label_columns: Sequence[str], columns: Mapping[str, str]
+) -> None:
+    """A table has every label column, or none: then it is unlabelled, unless one looks misspelt."""
+    theirs = [columns.get(column, column) for column in label_columns]
+    names = [name.casefold() for name in table.file_header]
+    misspelt = any(difflib.get_close_matches(t.casefold(), names, cutoff=0.8) for t in theirs)
+    if misspelt or any(column in table.header for column in label_columns):
+        for column in label_columns:
+            table.require(column, columns.get(column))
+
+
+def _vocabulary(tables: Mapping[str, Table], column: str, known: Vocabulary | None) -> Vocabulary:
     names = {row.cells.get(column, "") for table in tables.values() for row in table.rows} - {""}
-    if not names:
-        files = ", ".join(dict.fromkeys(str(table.file) for table in tables.values()))
-        raise DataError(f"{files}: column {column!r} has no label in any row")
-    return Vocabulary(sort_class_names(names))
+    if names:
+        return Vocabulary(sort_class_names(names))
+    if known is not None:
+        return known
+    files = ", ".join(dict.fromkeys(str(table.file) for table in tables.values()))
+    raise DataError(f"{files}: column {column!r} has no label in any row")
 
 
 def _record(
@@ -122,25 +161,25 @@ def _record(
     root: Path,
     label_columns: Mapping[str, str],
     vocabularies: Mapping[str, Vocabulary],
-    annotation_fps: float | None,
+    numbers: FrameNumbers,
 ) -> VideoRecord:
     path = _path(row, root)
-    times, start_s, stop_s = _segment(row, annotation_fps)
+    segment = read_segment(row, numbers)
     video_id = row.cells.get("video_id") or _without_suffix(row.cells["path"])
     labels = {}
     for head, column in label_columns.items():
-        name = row.cells[column]
+        name = row.cells.get(column)
         labels[head] = vocabularies[head].index(name) if name else UNLABELLED
-    used = {*_OWN_COLUMNS, *label_columns.values(), ""}
+    used = {*OWN_COLUMNS, *label_columns.values(), ""}
     return VideoRecord(
-        id=video_id + times,
+        id=video_id + segment.times,
         path=path,
         video_id=video_id,
         recording=row.cells.get("recording") or video_id,
         labels=labels,
-        start_s=start_s,
-        stop_s=stop_s,
-        fps=_frames_folder_fps(row, path, annotation_fps),
+        start_s=segment.start_s,
+        stop_s=segment.stop_s,
+        fps=_frames_folder_fps(row, path, numbers.fps),
         metadata={name: cell for name, cell in row.cells.items() if name not in used},
     )
 
@@ -164,38 +203,6 @@ def _frames_folder_fps(row: Row, path: Path, annotation_fps: float | None) -> fl
     if annotation_fps is None:
         raise DataError(f"{row.where}: {path} is a folder of frames; give data.annotation_fps")
     return annotation_fps
-
-
-def _segment(row: Row, annotation_fps: float | None) -> tuple[str, float | None, float | None]:
-    """The times as the file writes them, "@start-stop", and in seconds; "" and None without."""
-    in_seconds = row.cells.get("start_s") or row.cells.get("stop_s")
-    unit = "s" if in_seconds else "frame"
-    start, stop = (row.cells.get(f"{end}_{unit}", "") for end in ("start", "stop"))
-    if not start and not stop:
-        return "", None, None
-    if not in_seconds and annotation_fps is None:
-        raise DataError(f"{row.where}: start_frame and stop_frame need data.annotation_fps")
-    rate = 1.0 if in_seconds or annotation_fps is None else annotation_fps
-    parse = _parse_seconds if in_seconds else int
-    try:
-        start_s = parse(start) / rate if start else None
-        stop_s = parse(stop) / rate if stop else None
-    except ValueError as error:
-        expected = "seconds or hh:mm:ss" if in_seconds else "whole frame numbers"
-        raise DataError(f"{row.where}: {start!r} to {stop!r} are not {expected}") from error
-    if (start_s or 0) < 0 or (stop_s is not None and stop_s <= (start_s or 0)):
-        raise DataError(f"{row.where}: {start!r} to {stop!r}: expected 0 <= start < stop")
-    return f"@{start}-{stop}", start_s, stop_s
-
-
-def _parse_seconds(text: str) -> float:
-    clock = _CLOCK.fullmatch(text)
-    if clock:
-        return 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
-    seconds = float(text)
-    if not math.isfinite(seconds):
-        raise ValueError(text)
-    return seconds
 
 
 def _refuse_equal_ids(records: Sequence[VideoRecord], rows: Sequence[Row]) -> None:

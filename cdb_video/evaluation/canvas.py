@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 LARGE_SVG = 500_000
@@ -16,6 +21,9 @@ CSS_PIXELS = 96
 """An inch, in a browser."""
 PNG_SHARPNESS = 1.5
 """Pixels of the image for one of the page's."""
+# Of Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+GREY = "#c8c8c8"
 
 
 class Picture(NamedTuple):
@@ -28,16 +36,14 @@ class Picture(NamedTuple):
 
 
 def save_picture(figure: Figure) -> Picture:
-    """The figure as SVG with real text, or as PNG where that is smaller."""
+    """The figure as SVG with real text, or as PNG where that is smaller; on no ground."""
     import matplotlib
 
     with (
-        warnings.catch_warnings(),
+        _missing_glyphs_are_fine(),
         # With the salt and without the date, the same report is the same file.
         matplotlib.rc_context({"svg.hashsalt": "cdb_video", "svg.fonttype": "none"}),
     ):
-        # The browser has the glyphs that matplotlib's font lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         data, kind = _saved(figure, format="svg", metadata={"Date": None}), "svg+xml"
         if len(data) > LARGE_SVG:
             dpi = PNG_SHARPNESS * CSS_PIXELS
@@ -47,9 +53,27 @@ def save_picture(figure: Figure) -> Picture:
     return Picture(uri, round(CSS_PIXELS * figure.get_figwidth()))
 
 
+def pixels(figure: Figure) -> np.ndarray:
+    """The figure as (H, W, 3) uint8, on white, 100 dots an inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+    with _missing_glyphs_are_fine():
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextmanager
+def _missing_glyphs_are_fine() -> Iterator[None]:
+    """A browser has what matplotlib's font lacks; in an image, a box is no reason to stop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def _saved(figure: Figure, **options: Any) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, **options)
+    figure.savefig(stream, facecolor="none", **options)
     return stream.getvalue()
 
 
@@ -83,9 +107,22 @@ def panels(
         hspace=gaps[1] * rows / (height - bottom - top - gaps[1] * (rows - 1)),
     )
     for panel in axes:
+        panel.set_facecolor("none")
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)
         panel.title.set_fontsize(11)
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.yaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
+
+
+def as_percent(axis: Axis) -> None:
+    """Show fractions in percent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+def short(name: str, most: int = 28) -> str:
+    """A class name that fits a picture."""
+    return name if len(name) <= most else name[: most - 1] + "…"

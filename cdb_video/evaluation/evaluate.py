@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from cdb_video import distributed
-from cdb_video.clips.batch import Batch
+from cdb_video.clips.batch import Batch, Skipped
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import ToModelInput
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import UNLABELLED
-from cdb_video.evaluation.predictions import HeadPredictions, Predictions
+from cdb_video.errors import DecodeError
+from cdb_video.evaluation.predictions import HeadPredictions, Predictions, metadata_of
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
@@ -26,6 +28,9 @@ class EvalReport:
 
     predictions: Predictions
     num_views: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(id, reason) of the videos that do not decode, in the order of the split; the predictions
+    do not have them."""
     counts: dict[str, ClassCounts] = field(init=False)
     """Head -> class counts: the source of every figure, and of CDB's difficulty."""
 
@@ -62,6 +67,9 @@ def evaluate(
         description: what the progress bar says.
         quiet: show no progress bar.
 
+    Raises:
+        DecodeError: naming a video that does not decode; or too many were skipped, or all.
+
     """
     device = torch.device(device)
     records = loader.views.records
@@ -77,6 +85,7 @@ def evaluate(
         )
         for head, num_classes in model.num_classes.items()
     }
+    skipped: list[Skipped] = []
     was_training = model.training
     model.eval()
     with Progress(description, total=len(loader.order.indices), unit="videos", quiet=quiet) as bar:
@@ -84,13 +93,48 @@ def evaluate(
             for head, view_scores in scorer(batch).items():
                 heads[head].scores[batch.indices] = view_scores.mean(1)
                 heads[head].view_scores[batch.indices] = view_scores.half()
-            bar.advance(len(batch))
+            skipped += batch.skipped
+            bar.advance(len(batch) + len(batch.skipped))
     model.train(was_training)
     for part in heads.values():
         distributed.all_reduce(part.scores)
         distributed.all_reduce(part.view_scores)
-    predictions = Predictions(tuple(record.id for record in records), heads)
-    return EvalReport(predictions, num_views=loader.views.num_views)
+    reasons = gather_skipped(loader, skipped)
+    kept = [i for i in range(len(records)) if i not in reasons]
+    records = [records[i] for i in kept]
+    return EvalReport(
+        Predictions(
+            tuple(record.id for record in records),
+            {head: _rows(part, kept) for head, part in heads.items()} if reasons else heads,
+            metadata=metadata_of(records),
+        ),
+        num_views=loader.views.num_views,
+        skipped=tuple((loader.views.records[i].id, why) for i, why in reasons.items()),
+    )
+
+
+def gather_skipped(loader: EvaluationLoader, skipped: Sequence[Skipped]) -> dict[int, str]:
+    """Index -> reason of what every rank left out of a pass over its part, by index.
+
+    Raises:
+        DecodeError: more than may be, or every video of the split.
+
+    """
+    noted = {one.index: one.message for one in skipped}
+    found = dict(
+        sorted(pair for part in distributed.gather_objects(noted) for pair in part.items())
+    )
+    records = loader.views.records
+    loader.policy.check({records[i].id: reason for i, reason in found.items()})
+    if found and len(found) == len(records):
+        raise DecodeError(
+            f"none of the split's {len(records)} videos decodes; the first is {found[min(found)]}"
+        )
+    return found
+
+
+def _rows(part: HeadPredictions, kept: list[int]) -> HeadPredictions:
+    return HeadPredictions(part.scores[kept], part.view_scores[kept], part.labels[kept])
 
 
 class _Scorer:
@@ -113,10 +157,13 @@ class _Scorer:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         num_videos, num_views = batch.clips.shape[:2]
+        if not num_videos:
+            return {}
         parts: dict[str, list[Tensor]] = {}
-        for clips in batch.clips.flatten(0, 1).split(self.micro_batch_size):
+        for clips, to_rgb in batch.to(self.device).views(self.micro_batch_size):
+            inputs = self.to_input(clips, to_rgb=to_rgb)
             with self.autocast:
-                logits = self.model(self.to_input(clips.to(self.device, non_blocking=True)))
+                logits = self.model(inputs)
             for head, values in logits.items():
                 parts.setdefault(head, []).append(values.float().softmax(1))
         return {

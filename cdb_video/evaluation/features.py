@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from cdb_video import distributed
-from cdb_video.clips.batch import Batch
+from cdb_video.clips.batch import Batch, Skipped
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import ToModelInput
 from cdb_video.datasets.annotations import UNLABELLED
+from cdb_video.evaluation.evaluate import gather_skipped
 from cdb_video.evaluation.predictions import (
     HeadClasses,
     HeadPredictions,
@@ -71,7 +72,8 @@ def extract_features(
     """The features of every video of the loader's split, the same on every rank.
 
     As `evaluate` does: every rank computes its part, unpadded, and the sum over ranks of
-    zero-filled tables is the whole. The labels are those of the model's heads.
+    zero-filled tables is the whole. The labels are those of the model's heads. Videos that are
+    skipped have no row.
 
     Args:
         model: not wrapped in DDP; left in training mode if it was.
@@ -89,18 +91,26 @@ def extract_features(
     views = (loader.views.num_views,) if by_view else ()
     features = torch.zeros(len(records), *views, model.backbone.num_features)
     to_input = ToModelInput(*model.normalization).to(device)
+    skipped: list[Skipped] = []
     was_training = model.training
     model.eval()
     with Progress(description, total=len(loader.order.indices), unit="videos", quiet=quiet) as bar:
         for batch in loader:
-            with autocast(device, precision):
-                found = _view_features(model, batch, to_input, micro_batch_size)
-            features[batch.indices] = (found if by_view else found.mean(1)).cpu()
-            bar.advance(len(batch))
+            if len(batch):
+                with autocast(device, precision):
+                    found = _view_features(model, batch, to_input, micro_batch_size)
+                features[batch.indices] = (found if by_view else found.mean(1)).cpu()
+            skipped += batch.skipped
+            bar.advance(len(batch) + len(batch.skipped))
     model.train(was_training)
+    distributed.all_reduce(features)
+    reasons = gather_skipped(loader, skipped)
+    if reasons:
+        kept = [i for i in range(len(records)) if i not in reasons]
+        records, features = [records[i] for i in kept], features[kept]
     return Features(
         ids=tuple(record.id for record in records),
-        features=distributed.all_reduce(features),
+        features=features,
         labels={
             head: torch.tensor([record.labels.get(head, UNLABELLED) for record in records])
             for head in model.num_classes
@@ -113,10 +123,9 @@ def _view_features(
     model: Recognizer, batch: Batch, to_input: ToModelInput, micro_batch_size: int
 ) -> Tensor:
     """(B, V, D) fp32."""
-    device = to_input.mean.device
     parts = [
-        model.features(to_input(clips.to(device, non_blocking=True))).float()
-        for clips in batch.clips.flatten(0, 1).split(micro_batch_size)
+        model.features(to_input(clips, to_rgb=to_rgb)).float()
+        for clips, to_rgb in batch.to(to_input.mean.device).views(micro_batch_size)
     ]
     return torch.cat(parts).reshape(*batch.clips.shape[:2], -1)
 

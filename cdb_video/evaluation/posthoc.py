@@ -66,7 +66,7 @@ def adjust_predictions(
         )
         for head, part in predictions.heads.items()
     }
-    return Predictions(predictions.ids, heads)
+    return dataclasses.replace(predictions, heads=heads, source="")
 
 
 def linear_heads(model: Recognizer) -> dict[str, nn.Linear]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cdb_video.counts import ClassCounts
+from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DataError
 
 # What numpy, zipfile and torch raise on files that are empty, cut short, damaged or something else.
@@ -40,9 +43,9 @@ class HeadPredictions:
     labels: Tensor
     """(M,) int64, -1 where unlabelled."""
 
-    @property
+    @cached_property
     def counts(self) -> ClassCounts:
-        """Every labelled video counted once."""
+        """Every labelled video counted once; kept, as thousands of classes take seconds."""
         counts = ClassCounts(self.scores.shape[1])
         # In double, the log keeps every two scores apart.
         counts.update(self.scores.double().log(), self.labels)
@@ -63,6 +66,28 @@ class HeadClasses:
     names: tuple[str, ...]
     train_counts: Tensor
     """(K,) int64: labelled training clips."""
+    annotated_counts: Tensor | None = None
+    """(K,) int64: with those that were held out of training to validate; None: none were."""
+    pairs: Tensor | None = None
+    """What `consistency.known_pairs` says of the head, (P, 2) int64; None: nothing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` takes, for JSON."""
+        known: dict[str, Any] = {"names": list(self.names)}
+        for name in _CLASS_ARRAYS:
+            values = getattr(self, name)
+            if values is not None:
+                known[name] = values.tolist()
+        return known
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> HeadClasses:
+        """The classes that `to_dict` gave."""
+        arrays = {name: torch.tensor(known[name]) for name in _CLASS_ARRAYS if name in known}
+        return cls(tuple(known["names"]), **arrays)
+
+
+_CLASS_ARRAYS = ("train_counts", "annotated_counts", "pairs")
 
 
 @dataclass(frozen=True)
@@ -73,8 +98,13 @@ class Predictions:
     heads: Mapping[str, HeadPredictions]
     source: str = ""
     """What they were made with, for whoever keeps them; any text."""
+    metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column -> a value a video, such as its participant; empty where it has none."""
 
     def __post_init__(self) -> None:
+        for column, values in self.metadata.items():
+            if len(values) != len(self.ids):
+                raise ValueError(f"{column!r} has {len(values)} values of {len(self.ids)} videos")
         for head, part in self.heads.items():
             sizes = {len(self.ids), len(part.scores), len(part.view_scores), len(part.labels)}
             if len(sizes) != 1:
@@ -94,6 +124,20 @@ class Predictions:
         return {head: part.counts for head, part in self.heads.items()}
 
 
+def metadata_of(records: Sequence[VideoRecord]) -> dict[str, tuple[str, ...]]:
+    """Column -> a value a record, empty where it has none; the columns of any of them."""
+    columns = dict.fromkeys(column for record in records for column in record.metadata)
+    return {
+        column: tuple(record.metadata.get(column, "") for record in records) for column in columns
+    }
+
+
+def with_metadata(predictions: Predictions, records: Sequence[VideoRecord]) -> Predictions:
+    """The predictions with the metadata of their videos' records, found by id."""
+    found = {record.id: record for record in records}
+    return replace(predictions, metadata=metadata_of([found[id_] for id_ in predictions.ids]))
+
+
 def save_predictions(
     path: Path, predictions: Predictions, classes: Mapping[str, HeadClasses]
 ) -> None:
@@ -102,6 +146,8 @@ def save_predictions(
         "ids": np.array(predictions.ids, dtype=np.str_),
         "source": np.array(predictions.source, dtype=np.str_),
     }
+    for column, values in predictions.metadata.items():
+        arrays[f"metadata_{column}"] = np.array(values, dtype=np.str_)
     for head, part in predictions.heads.items():
         arrays[f"scores_{head}"] = part.scores.numpy()
         arrays[f"view_scores_{head}"] = part.view_scores.numpy()
@@ -126,7 +172,12 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, HeadClasses]]:
             for head in heads_of(arrays, "scores_")
         }
         ids, source = tuple(arrays["ids"].tolist()), str(arrays.get("source", ""))
-        return Predictions(ids, heads, source), classes_of(arrays, heads)
+        metadata = {
+            name.removeprefix("metadata_"): tuple(values.tolist())
+            for name, values in arrays.items()
+            if name.startswith("metadata_")
+        }
+        return Predictions(ids, heads, source, metadata), classes_of(arrays, heads)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool) -> None:
@@ -167,16 +218,24 @@ def class_arrays(classes: Mapping[str, HeadClasses], heads: Iterable[str]) -> di
     arrays: dict[str, np.ndarray] = {}
     for head in heads:
         arrays[f"class_names_{head}"] = np.array(classes[head].names, dtype=np.str_)
-        arrays[f"train_counts_{head}"] = classes[head].train_counts.numpy()
+        for name in _CLASS_ARRAYS:
+            values = getattr(classes[head], name)
+            if values is not None:
+                arrays[f"{name}_{head}"] = values.numpy()
     return arrays
 
 
 def classes_of(arrays: Mapping[str, np.ndarray], heads: Iterable[str]) -> dict[str, HeadClasses]:
-    """Head -> names and training counts."""
+    """Head -> what is known of its classes."""
     return {
         head: HeadClasses(
             names=tuple(arrays[f"class_names_{head}"].tolist()),
             train_counts=torch.from_numpy(arrays[f"train_counts_{head}"]),
+            **{
+                name: torch.from_numpy(arrays[f"{name}_{head}"])
+                for name in ("annotated_counts", "pairs")
+                if f"{name}_{head}" in arrays
+            },
         )
         for head in heads
     }

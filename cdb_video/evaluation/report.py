@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cdb_video.evaluation.consistency import consistency
 from cdb_video.evaluation.metrics import head_figures
 from cdb_video.evaluation.predictions import HeadClasses, Predictions
+from cdb_video.evaluation.subsets import subset_figures
 
 
 def make_report(
@@ -24,6 +25,8 @@ def make_report(
     annotation_split: str,
     views: str,
     split_fed: Sequence[str] = (),
+    subsets: Mapping[str, Collection[str]] | None = None,
+    skipped: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """The content of `report_<split>.json`.
 
@@ -35,6 +38,8 @@ def make_report(
         annotation_split: its name in the annotations.
         views: such as "10x3": clips x crops.
         split_fed: what else the split was used for in the run: "difficulty", "selection".
+        subsets: name -> ids of videos to give figures of apart, beside those of the metadata.
+        skipped: (id, reason) of the videos that do not decode, which the predictions do not have.
 
     """
     return {
@@ -44,11 +49,12 @@ def make_report(
         "num_videos": len(predictions),
         "views": views,
         "split_fed": list(split_fed),
-        "skipped": [],
+        "skipped": [{"id": name, "reason": reason} for name, reason in skipped],
         "heads": {
             head: head_figures(part, classes[head]) for head, part in predictions.heads.items()
         },
-        "subsets": {},
+        "subsets": subset_figures(predictions, classes, subsets or {}),
+        "consistency": consistency(predictions, classes),
     }
 
 
@@ -61,7 +67,8 @@ def save_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def print_report(report: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """The table of a report: a column a head, in percent."""
+    """The tables of a report: a column a head, in percent; subsets; verb, noun and action."""
+    console = console or Console()
     fed = f", which also fed {' and '.join(report['split_fed'])}" if report["split_fed"] else ""
     table = Table(
         title=f"{report['run']}, {report['split']} split ({report['annotation_split']}{fed}): "
@@ -75,54 +82,96 @@ def print_report(report: Mapping[str, Any], *, console: Console | None = None) -
         table.add_column(head, justify="right")
     columns = [_column(figures) for figures in report["heads"].values()]
     for name in columns[0]:
-        emphasis = "bold" if name == "mean class accuracy" else None
-        table.add_row(name, *(column[name] for column in columns), style=emphasis)
-    (console or Console()).print(table)
+        cells = [column[name] for column in columns]
+        if any(cells):
+            emphasis = "bold" if name == "mean class accuracy" else None
+            table.add_row(name, *cells, style=emphasis)
+    console.print(table)
+    if report["skipped"]:
+        names = [one["id"] for one in report["skipped"]]
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        console.print(f"left out of every figure, as they do not decode: {len(names)} ({shown})")
+    if report["subsets"]:
+        console.print(_subsets_table(report["subsets"], list(report["heads"])))
+    if report["consistency"]:
+        console.print(_consistency_table(report["consistency"]))
 
 
-def print_mean(reports: Sequence[Mapping[str, Any]], *, console: Console | None = None) -> None:
-    """Mean and standard deviation over runs of each head's main figures, in percent."""
+def _subsets_table(subsets: Mapping[str, Mapping[str, Any]], heads: Sequence[str]) -> Table:
     table = Table(
-        title=f"mean and standard deviation over {len(reports)} runs, percent",
+        title="subsets: top-1, mean class accuracy, its 95 % interval (videos)",
         title_justify="left",
     )
     table.add_column("")
-    heads = [head for head in reports[0]["heads"] if all(head in r["heads"] for r in reports)]
     for head in heads:
         table.add_column(head, justify="right")
-    for name in ("top1", "mean_class_accuracy", "worst_fifth", "macro_f1"):
-        cells = []
-        for head in heads:
-            found = [report["heads"][head].get(name) for report in reports]
-            values = [100 * value for value in found if value is not None]
-            if len(values) < len(reports):
-                cells.append("-")
-                continue
-            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
-        table.add_row(name.replace("_", " "), *cells)
-    (console or Console()).print(table)
+    for name, of_heads in subsets.items():
+        table.add_row(name, *(_subset_cell(of_heads.get(head)) for head in heads))
+    return table
+
+
+def _subset_cell(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "-"
+    if figures["num_videos"] == 0:
+        return "no labels"
+    low, high = figures["mean_class_accuracy_interval"]
+    accuracy = f"{_percent(figures['top1'])}, {_percent(figures['mean_class_accuracy'])}"
+    return f"{accuracy}, {_percent(low)} to {_percent(high)} ({figures['num_videos']})"
+
+
+def _consistency_table(found: Mapping[str, Any]) -> Table:
+    shares = [
+        f"{_percent(found['invalid_pairs'])} of verb and noun predictions are no known action"
+    ]
+    if found["agreement"] is not None:
+        shares.append(f"the action head agrees with both on {_percent(found['agreement'])}")
+    table = Table(
+        title="action, by its own head and by verb and noun",
+        caption=f"percent; {'; '.join(shares)}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("", "top-1", "top-5", "mean class accuracy"):
+        table.add_column(name, justify="right" if name else "left")
+    rules = {"own_head": "action head", "product": "verb x noun", "both": "all three"}
+    for key, name in rules.items():
+        if found[key] is not None:
+            table.add_row(name, *(_percent(value) for value in found[key].values()))
+    return table
 
 
 def _column(figures: Mapping[str, Any]) -> dict[str, str]:
     def percent(name: str) -> str:
-        return _percent(figures.get(name))
+        return _percent(figures[name])
 
-    def shot(name: str) -> str:
-        group = figures.get(name) or {"accuracy": None, "num_classes": 0}
-        return f"{_percent(group['accuracy'])} ({group['num_classes']})"
+    def group(name: str) -> str:
+        found = figures[name]
+        return f"{_percent(found['accuracy'])} ({found['num_classes']})"
 
-    low, high = figures.get("mean_class_accuracy_interval") or (None, None)
+    def paper(name: str) -> str:
+        """Empty unless both groups have a class."""
+        apart = figures["majority"]["num_classes"] and figures["minority"]["num_classes"]
+        return group(name) if apart else ""
+
+    low, high = figures["mean_class_accuracy_interval"] or (None, None)
+    present = f"{figures['num_classes_present']} of {figures['num_classes']}"
     return {
-        "classes in the split": f"{figures['num_classes_present']} of {figures['num_classes']}",
+        "classes in the split": present if figures["num_videos"] else "no labels",
         "top-1": percent("top1"),
         "top-5": percent("top5"),
         "mean class accuracy": percent("mean_class_accuracy"),
         "  95 % interval": f"{_percent(low)} to {_percent(high)}",
         "  after logit adjustment": percent("mean_class_accuracy_logit_adjusted"),
-        "  many-shot (classes)": shot("many"),
-        "  medium-shot": shot("medium"),
-        "  few-shot": shot("few"),
+        "  many-shot (classes)": group("many"),
+        "  medium-shot": group("medium"),
+        "  few-shot": group("few"),
+        "  majority (CDB paper)": paper("majority"),
+        "  minority (CDB paper)": paper("minority"),
         "  worst fifth": percent("worst_fifth"),
+        "  harmonic mean": percent("harmonic_mean"),
+        "mean class top-5": percent("mean_class_top5"),
+        "mean class precision": percent("mean_class_precision"),
         "macro F1": percent("macro_f1"),
         "calibration error": percent("ece"),
     }

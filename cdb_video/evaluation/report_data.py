@@ -34,6 +34,12 @@ class ClassHistory:
     weight: np.ndarray
     """Row e: used from the end of epoch e on."""
 
+    @property
+    def largest_weight(self) -> float:
+        """Of any class at any epoch; 1 where there is none."""
+        known = self.weight[np.isfinite(self.weight)]
+        return max(float(known.max()), 1e-9) if len(known) else 1.0
+
     def hardest(self, number: int) -> np.ndarray:
         """Indices of the classes with the highest difficulty now, at most `number`."""
         now = self.difficulty[-1]
@@ -69,16 +75,28 @@ def read_class_histories(path: Path, classes: Mapping[str, HeadClasses]) -> dict
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; empty without the file."""
+    """The lines of metrics.jsonl, of whatever event; empty without the file."""
     if not path.exists():
         return []
     events = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue  # cut short when the run died
+        if isinstance(event, dict) and {"event", "epoch"} <= event.keys():
+            events.append(event)
     return events
+
+
+def progress(events: Sequence[Mapping[str, Any]]) -> str:
+    """How far training has come, in words; empty before its first steps."""
+    train = [event for event in events if event["event"] == "train"]
+    if not train:
+        return ""
+    last = train[-1]
+    steps = f", {last['step']} steps" if "step" in last else ""
+    return f"trained for {last['epoch']:.3g} epochs{steps}"
 
 
 @dataclass(frozen=True)

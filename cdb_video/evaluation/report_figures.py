@@ -1,37 +1,32 @@
-"""The pictures of a report page."""
+"""The pictures of a split: what the predictions look like, class by class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cdb_video.counts import FEW_SHOT, MANY_SHOT
-from cdb_video.evaluation.canvas import panels
+from cdb_video.evaluation.canvas import COLOURS, GREY, as_percent, panels, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cdb_video.evaluation.report_data import ClassHistory, Reliability
+    from cdb_video.evaluation.report_data import Reliability
 
 NAMED_OUTLIERS = 8
-NAMED_HARDEST = 5
 NUMBERED_CELLS = 12
 """Confusion matrices of so many classes or fewer have their percentages written in."""
 NAMED_ROWS = 130
 """Larger confusion matrices have no class names: no one could read them."""
 
-# Of Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GREY = "#c8c8c8"
-
 
 def draw_reliability(bins: Reliability) -> Figure:
     """Accuracy against confidence, above how many clips have that confidence."""
     picture, (upper, lower) = panels(
-        2, 1, figsize=(4.6, 4.4), margins=(0.65, 0.55, 0.15, 0.1), height_ratios=[3, 1], sharex=True
+        2, 1, figsize=(4.8, 4.4), margins=(0.8, 0.55, 0.2, 0.1), height_ratios=[3, 1], sharex=True
     )
     width = 1 / len(bins.count)
     edges = np.arange(len(bins.count)) * width
@@ -39,7 +34,9 @@ def draw_reliability(bins: Reliability) -> Figure:
     bar = {"width": width, "align": "edge", "edgecolor": "white"}
     upper.bar(edges[filled], bins.accuracy[filled], color=COLOURS[0], **bar)
     upper.plot([0, 1], [0, 1], color="#222222", linewidth=1, linestyle="--")
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="right")
+    as_percent(upper.yaxis)
+    as_percent(lower.xaxis)
     lower.bar(edges, bins.count, color=GREY, **bar)
     lower.set(xlabel="confidence: score of the predicted class", ylabel="clips")
     return picture
@@ -57,7 +54,7 @@ def draw_accuracy_by_count(
         total: (K,) clips of the split: the area of a dot.
 
     """
-    picture, (panel,) = panels(1, 1, figsize=(10, 4.2), margins=(0.65, 0.55, 0.15, 0.1))
+    picture, (panel,) = panels(1, 1, figsize=(11, 4.4), margins=(0.8, 0.55, 0.15, 0.1))
     known = np.flatnonzero(total > 0)
     x, y = train_counts[known], accuracy[known]
     panel.scatter(
@@ -70,8 +67,8 @@ def draw_accuracy_by_count(
     panel.set_xticks([tick for tick in ticks if x.min() <= tick <= x.max()] or [int(x.min())])
     panel.xaxis.set_major_formatter("{x:.0f}")
     panel.set(xlabel="training clips of the class", ylabel="accuracy", ylim=(-0.05, 1.1))
-    for border in (FEW_SHOT, MANY_SHOT):
-        panel.axvline(border, color="#999999", linewidth=0.8, linestyle=":")
+    as_percent(panel.yaxis)
+    _name_shots(panel)
     distance = np.zeros(len(y))
     if len(np.unique(x)) > 1:
         slope, offset = np.polyfit(np.log1p(x), y, 1)
@@ -84,18 +81,42 @@ def draw_accuracy_by_count(
     return picture
 
 
+def _name_shots(panel: Axes) -> None:
+    """Dotted lines between few, medium and many-shot classes; their names above."""
+    low, high = panel.get_xlim()
+    borders = (low, FEW_SHOT, MANY_SHOT + 1, high)
+    for name, left, right in zip(("few", "medium", "many"), borders, borders[1:], strict=False):
+        left, right = max(left, low), min(right, high)
+        if left >= right:
+            continue
+        if left > low:
+            panel.axvline(left, color="#999999", linewidth=0.8, linestyle=":")
+        ends = panel.transData.transform([(left, 0), (right, 0)])[:, 0]
+        if np.ptp(ends) < 0.08 * panel.bbox.width:
+            continue  # no room for the name
+        panel.annotate(
+            name,
+            (left, 1.1),
+            xytext=(4, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            color="#777777",
+        )
+
+
 def _name_dots(panel: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray) -> None:
     """Name the first dots whose names do not meet."""
     places = (panel.transData + panel.transAxes.inverted()).transform(np.column_stack([x, y]))
     named: list[tuple[float, float, float]] = []
     for name, dot, (across, up) in zip(names, zip(x, y, strict=True), places, strict=True):
-        length = 0.0095 * len(_short(name))  # of 9 points, on this picture's width
+        length = 0.0087 * len(short(name))  # of 9 points, on this picture's width
         sign = -1 if across + length > 1 else 1
         left, right = sorted((across, across + sign * length))
         if any(left < b and right > a and abs(up - height) < 0.05 for a, b, height in named):
             continue
         panel.annotate(
-            _short(name),
+            short(name),
             dot,
             xytext=(7 * sign, 4),
             textcoords="offset points",
@@ -106,64 +127,6 @@ def _name_dots(panel: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray) 
         named.append((left, right, up))
         if len(named) == NAMED_OUTLIERS:
             return
-
-
-def draw_history(names: Sequence[str], history: ClassHistory) -> Figure | None:
-    """Difficulty and weight of every class over the epochs; the hardest now in colour.
-
-    A panel is left out where nothing is known, or where every weight is 1.
-    """
-    tables = {"difficulty": history.difficulty, "weight": history.weight}
-    told = {
-        name: table
-        for name, table in tables.items()
-        if np.isfinite(table).any() and not (table == 1).all()
-    }
-    if not told:
-        return None
-    picture, axes = panels(
-        1, len(told), figsize=(6.2 * len(told), 3.6), margins=(0.5, 0.5, 2.0, 0.3), gaps=(2.5, 0)
-    )
-    hardest = history.hardest(NAMED_HARDEST)
-    for panel, (title, table) in zip(axes, told.items(), strict=True):
-        for some in np.array_split(
-            np.delete(table, hardest, axis=1), len(names) // 100 + 1, axis=1
-        ):
-            # With gaps: an object a class is slow to make, and one of all is slow to draw.
-            gaps = np.vstack([some, np.full((1, some.shape[1]), np.nan)])
-            x = np.tile(np.append(history.epochs, np.nan), some.shape[1])
-            panel.plot(x, gaps.T.ravel(), color=GREY, linewidth=0.7)
-        for colour, i in zip(COLOURS, hardest, strict=False):
-            panel.plot(history.epochs, table[:, i], color=colour, linewidth=1.6)
-        panel.set(xlabel="epoch", title=title, xlim=(0, max(history.epochs[-1], 1)))
-        panel.set_ylim(bottom=-0.03)
-        _name_ends(panel, [names[i] for i in hardest], table[-1, hardest])
-    return picture
-
-
-def _name_ends(panel: Axes, names: Sequence[str], ends: np.ndarray) -> None:
-    """Names beside the right ends of lines, in their colours, none on another."""
-    bottom, top = panel.get_ylim()
-    places = (ends - bottom) / (top - bottom)
-    free = 1.0
-    order = np.argsort(-places, kind="stable")
-    below = len(order)
-    for i in order:
-        if np.isnan(places[i]):
-            continue
-        below -= 1
-        place = max(min(places[i], free), 0.07 * below)
-        free = place - 0.07
-        panel.text(
-            1.015,
-            place,
-            _short(names[i]),
-            color=COLOURS[i],
-            fontsize=9,
-            va="center",
-            transform=panel.transAxes,
-            parse_math=False,
-        )
 
 
 def draw_confusion(names: Sequence[str], confusion: np.ndarray) -> Figure:
@@ -178,9 +141,9 @@ def draw_confusion(names: Sequence[str], confusion: np.ndarray) -> Figure:
 
     number = len(names)
     is_named = number <= NAMED_ROWS
-    side = max(2.5, min(0.3 * number, 9.5), 0.1 * number * is_named)
+    side = max(2.5, min(0.42 * number, 9.5), 0.1 * number * is_named)
     size = min(9.0, 0.8 * 72 * side / number)
-    shown_names = [_short(name) for name in names] if is_named else []
+    shown_names = [short(name) for name in names] if is_named else []
     room = 0.15 + max((0.6 * size / 72 * len(name) for name in shown_names), default=0)
     picture, (panel,) = panels(
         1,
@@ -209,56 +172,3 @@ def draw_confusion(names: Sequence[str], confusion: np.ndarray) -> Figure:
                 shown = f"{100 * value:.0f}"
                 panel.text(column, row, shown, ha="center", va="center", color=colour, fontsize=8)
     return picture
-
-
-def draw_curves(events: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> Figure:
-    """Loss, learning rate, mean class accuracy and speed over the epochs."""
-    picture, (loss, rate, accuracy, speed) = panels(1, 4, figsize=(14, 3.2))
-    train = [event for event in events if event["event"] == "train"]
-    _plot(loss, train, ["loss"], "training", COLOURS[0])
-    evals = [event for event in events if event["event"] == "eval"]
-    _plot(loss, evals, ["loss"], "validation", COLOURS[1], marker=".")
-    loss.set_title("loss")
-    _plot(rate, train, ["lr"], None, COLOURS[0])
-    rate.set_title("learning rate")
-    epochs = [event for event in events if "mean_class_accuracy" in event]
-    for colour, head in zip(COLOURS * len(heads), heads, strict=False):
-        name = "mean_class_accuracy"
-        _plot(accuracy, epochs, [name, head], head, colour, marker=".")
-        _plot(accuracy, epochs, [name, f"{head}_train"], None, colour, linestyle=":")
-    accuracy.set_title("mean class accuracy")
-    accuracy.set_ylim(bottom=0)
-    _plot(speed, train, ["clips_per_s"], None, COLOURS[0])
-    speed.set_title("clips a second")
-    speed.set_ylim(bottom=0)
-    for panel in (loss, rate, accuracy, speed):
-        panel.set_xlabel("epoch")
-        panel.set_xlim(left=0)
-        if panel.get_legend_handles_labels()[0]:
-            for text in panel.legend(frameon=False, fontsize=9).get_texts():
-                text.set_parse_math(False)
-    return picture
-
-
-def _plot(
-    panel: Axes,
-    events: Sequence[Mapping[str, Any]],
-    path: Sequence[str],
-    name: str | None,
-    colour: str,
-    **style: Any,
-) -> None:
-    """One figure of the events that have it."""
-    points = []
-    for event in events:
-        value: Any = event
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            points.append((event["epoch"], value))
-    if points:
-        panel.plot(*zip(*points, strict=True), color=colour, linewidth=1.3, label=name, **style)
-
-
-def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from cdb_video.evaluation import pages
+from cdb_video.evaluation.canvas import save_picture
 from cdb_video.experiments.cells import CONTRASTED, FIGURES, Comparison, best_arms, shown
 from cdb_video.experiments.statistics import MATTERS, Contrast
 
@@ -33,19 +32,13 @@ def render_page(comparison: Comparison, content: Mapping[str, Any]) -> str:
         content: that of `compare.json`; gives what was compared.
 
     """
-    import jinja2
-
-    template = resources.files("cdb_video.experiments") / "comparison.html.j2"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return pages.render(
+        "experiments/comparison.html.j2",
         content=content,
         heads=[_head(comparison, head) for head in comparison.heads],
         figures=FIGURES,
         shown=shown,
         points=100 * MATTERS,
-        colours=VERDICT_COLOURS,
     )
 
 
@@ -57,7 +50,7 @@ def _head(comparison: Comparison, head: str) -> dict[str, Any]:
         "rows": rows,
         "best": {figure: best_arms(rows, figure) for figure in FIGURES},
         "contrasts": contrasts,
-        "picture": _svg_uri(draw(comparison, head)) if any(contrasts.values()) else None,
+        "picture": save_picture(draw(comparison, head)) if any(contrasts.values()) else None,
     }
 
 
@@ -132,14 +125,3 @@ def _wrapped(name: str, width: int) -> str:
     """At most two lines, broken at underscores as well."""
     lines = textwrap.wrap(name.replace("_", "_ "), width, max_lines=2, placeholder=" …")
     return "\n".join(line.replace("_ ", "_") for line in lines)
-
-
-def _svg_uri(picture: Figure) -> str:
-    """As an image of its own: its ids and styles cannot meet those of another picture."""
-    import matplotlib
-
-    stream = io.BytesIO()
-    # With the salt and without the date, the same comparison is the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "cdb_video"}):
-        picture.savefig(stream, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -19,7 +19,12 @@ from cdb_video.errors import ConfigError
 from cdb_video.evaluation import posthoc
 from cdb_video.evaluation.evaluate import EvalReport
 from cdb_video.evaluation.features import Features
-from cdb_video.evaluation.predictions import HeadClasses, Predictions, save_predictions
+from cdb_video.evaluation.predictions import (
+    HeadClasses,
+    Predictions,
+    save_predictions,
+    with_metadata,
+)
 from cdb_video.evaluation.report import make_report, save_report
 from cdb_video.experiments.features import (
     plain_features,
@@ -93,6 +98,7 @@ def correct(
         settings = {"tau": 1.0 if tau is None else tau}
         old = run_predictions(run, split, role)
         new = posthoc.adjust_predictions(old, run.classes, tau=settings["tau"])
+    old, new = (with_metadata(scored, split.records) for scored in (old, new))
     before = write_report(
         run.folder,
         EvalReport(old, run.config.views.num_views),

@@ -25,8 +25,10 @@ from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport, evaluate
-from cdb_video.evaluation.predict import Ranking, predict
+from cdb_video.evaluation.predict import Ranking, Scorer
 from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.evaluation.timeline import Timeline
+from cdb_video.evaluation.windows import ReportProgress, no_progress, predict_windows
 from cdb_video.experiments.features import source_of
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import choose_precision
@@ -39,6 +41,7 @@ MAY_DIFFER_ON_RESUME = {
     "data.root",
     "data.cache_dir",
     "data.num_workers",
+    "data.decode_timeout_s",
     "train.epochs",
     "train.micro_batch_size",
 }
@@ -78,6 +81,21 @@ class LoadedRun:
         result: Tensor = to_input(clips.to(device))
         return result
 
+    @property
+    def scorer(self) -> Scorer:
+        """Scores segments of videos with the run's clips, views and precision."""
+        device = next(self.model.parameters()).device
+        return Scorer(
+            self.model,
+            sampler=clip_sampler(self.config),
+            crops=evaluation_crops(self.config),
+            num_clips=self.config.views.num_clips,
+            opener=record_opener(self.config),
+            pixels=self.config.data.pixels,
+            precision=choose_precision(self.config.train.precision, device),
+            micro_batch_size=self.config.train.micro_batch_size,
+        )
+
     def predict(
         self, path: str | Path, *, top: int = 5, fps: float | None = None
     ) -> dict[str, Ranking]:
@@ -85,20 +103,31 @@ class LoadedRun:
 
         With `fps`, frames a second, `path` is a folder of frames.
         """
-        return predict(
-            self.model,
+        return self.scorer.predict(path, class_names=self.class_names, fps=fps, top=top)
+
+    def predict_windows(
+        self,
+        path: str | Path,
+        *,
+        window_s: float,
+        hop_s: float | None = None,
+        fps: float | None = None,
+        progress: ReportProgress = no_progress,
+    ) -> Timeline:
+        """What happens when in a long video: each window is scored as evaluation scores a segment.
+
+        Windows are `window_s` seconds long, one every `hop_s` seconds, by default half a window.
+        """
+        return predict_windows(
+            self.scorer,
             path,
             class_names=self.class_names,
-            sampler=clip_sampler(self.config),
-            crops=evaluation_crops(self.config),
-            num_clips=self.config.views.num_clips,
-            opener=record_opener(self.config),
+            window_s=window_s,
+            hop_s=hop_s,
             fps=fps,
-            precision=choose_precision(
-                self.config.train.precision, next(self.model.parameters()).device
-            ),
-            micro_batch_size=self.config.train.micro_batch_size,
-            top=top,
+            # What is kept in memory is a segment each.
+            together=not self.config.data.in_memory,
+            progress=progress,
         )
 
 
@@ -136,12 +165,9 @@ def load_run(
 
 
 def read_classes(path: Path) -> dict[str, HeadClasses]:
-    """Head -> names and training counts of a checkpoint."""
+    """Head -> what a checkpoint knows of its classes."""
     about = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    return {
-        head: HeadClasses(tuple(known["names"]), torch.tensor(known["train_counts"]))
-        for head, known in about["classes"].items()
-    }
+    return {head: HeadClasses.from_dict(known) for head, known in about["classes"].items()}
 
 
 def find_checkpoint(run: Path) -> Path:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from cdb_video.training.layers import layer_depths
+
 
 def build_optimizer(
     model: nn.Module,
@@ -18,42 +20,58 @@ def build_optimizer(
     name: Literal["sgd", "adamw"],
     lr: float,
     head_lr_scale: float = 1.0,
+    layer_decay: float = 1.0,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> Optimizer:
     """SGD with Nesterov momentum, or AdamW, over the parameters that require gradients.
 
     Args:
-        model: its parameters under `heads.` get `lr * head_lr_scale`.
+        model: its parameters under `heads.` get `lr * head_lr_scale`, the others are under
+            `backbone.`.
         name: of the optimiser.
         lr: peak rate; `Schedule.apply` sets what is used.
         head_lr_scale: factor for the heads.
+        layer_decay: factor on the rate from a layer of the backbone to the one before it, and from
+            the heads to the last layer (Bao et al., BEiT, arXiv 2106.08254).
         momentum: SGD's, or AdamW's beta 1.
         weight_decay: on weights of two or more dimensions; biases and norms are left alone.
 
     """
-    groups = _parameter_groups(model, lr, head_lr_scale, weight_decay)
+    groups = _parameter_groups(
+        model, _lr_scales(model, head_lr_scale, layer_decay), lr=lr, weight_decay=weight_decay
+    )
     # fused: one kernel for all parameters in place of several a tensor.
     if name == "adamw":
         return AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
+def _lr_scales(model: nn.Module, head_lr_scale: float, layer_decay: float) -> dict[str, float]:
+    """Parameter name -> factor on the rate."""
+    depths = {f"backbone.{k}": d for k, d in layer_depths(model.get_submodule("backbone")).items()}
+    num_layers = 1 + max(depths.values())
+    return {
+        name: layer_decay ** (num_layers - depths[name]) if name in depths else head_lr_scale
+        for name, _ in model.named_parameters()
+    }
+
+
 def _parameter_groups(
-    model: nn.Module, lr: float, head_lr_scale: float, weight_decay: float
+    model: nn.Module, scales: Mapping[str, float], *, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = name.startswith("heads."), parameter.ndim > 1
+            key = name.startswith("heads."), scales[name], parameter.ndim > 1
             groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "peak_lr": lr * (head_lr_scale if is_head else 1.0),
+            "peak_lr": lr * scale,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (is_head, decays), parameters in groups.items()
+        for (_, scale, decays), parameters in groups.items()
     ]
 
 

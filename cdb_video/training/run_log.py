@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics.jsonl, difficulty.csv, TensorBoard."""
+"""What a run writes as it goes: metrics.jsonl, difficulty.csv, and to its trackers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from cdb_video.evaluation.canvas import pixels
+from cdb_video.training.trackers import Tracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BY_CLASS = ("class_accuracy", "train_count", "count")
+"""Of a head's figures in a report, those with an entry a class."""
 DIFFICULTY_COLUMNS = ("epoch", "head", "class", "train_count", "accuracy", "difficulty", "weight")
 
 
@@ -38,6 +46,12 @@ class RunLog(Protocol):
     ) -> None:
         """A row a class: its accuracy after the epoch, its weight from then on."""
 
+    def show_report(self, report: Mapping[str, Any]) -> None:
+        """The figures of a split's report, to the trackers; after the last event's step."""
+
+    def show_figures(self, split: str, figures: Mapping[str, Figure]) -> None:
+        """Pictures of a split, to the trackers."""
+
     def close(self) -> None:
         """Write what is held back."""
 
@@ -51,6 +65,12 @@ class SilentLog:
     def write_difficulty(self, epoch: int, head: str, **columns: Any) -> None:
         """Nothing."""
 
+    def show_report(self, report: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def show_figures(self, split: str, figures: Mapping[str, Figure]) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing."""
 
@@ -62,8 +82,8 @@ class FileLog:
         folder: the run's.
         from_epoch: epochs done, or NOTHING_DONE before the first checkpoint; what an interrupted
             run wrote after them is taken back, so that no line stands twice.
-        from_step: steps done; TensorBoard hides what an interrupted run wrote after them.
-        tensorboard: also write event files.
+        from_step: steps done.
+        trackers: get the numbers too, and what is shown; closed with the log.
 
     """
 
@@ -73,27 +93,25 @@ class FileLog:
         *,
         from_epoch: int = NOTHING_DONE,
         from_step: int = 0,
-        tensorboard: bool = True,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self.difficulty_path = folder / "difficulty.csv"
         self._take_back(from_epoch)
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
-        self._board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+        self._step = from_step
+        self._trackers = tuple(trackers)
 
     def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
-        """Append a line to metrics.jsonl; numbers go to TensorBoard too."""
+        """Append a line to metrics.jsonl; numbers go to the trackers too."""
         line = {"event": event, "time": time.time(), "epoch": epoch, "step": step, **figures}
         # NaN is not JSON: a figure that does not exist is null.
         self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self._metrics.flush()
-        if self._board is not None:
-            for name, value in _flat(figures, event):
-                self._board.add_scalar(name, value, step)
+        self._step = step
+        scalars = dict(_flat(figures, event))
+        for tracker in self._trackers:
+            tracker.add_scalars(scalars, step=step)
 
     def write_difficulty(
         self,
@@ -117,11 +135,33 @@ class FileLog:
                 row = ["" if math.isnan(value) else value for value in values]
                 writer.writerow([epoch, head, name, *row])
 
+    def show_report(self, report: Mapping[str, Any]) -> None:
+        """Under names such as "val/verb/top1"; the tables by class are left to the report."""
+        scalars = {
+            name: value
+            for head, figures in report["heads"].items()
+            for name, value in _flat(
+                {key: value for key, value in figures.items() if key not in BY_CLASS},
+                f"{report['split']}/{head}",
+            )
+            if not name.endswith(("/num_classes", "/num_classes_present", "/num_videos"))
+        }
+        for tracker in self._trackers:
+            tracker.add_scalars(scalars, step=self._step)
+
+    def show_figures(self, split: str, figures: Mapping[str, Figure]) -> None:
+        """Under names such as "val/verb/confusion"."""
+        if not self._trackers:
+            return
+        images = {f"{split}/{name}": pixels(figure) for name, figure in figures.items()}
+        for tracker in self._trackers:
+            tracker.add_images(images, step=self._step)
+
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the trackers."""
         self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _take_back(self, from_epoch: int) -> None:
         if self.metrics_path.exists():

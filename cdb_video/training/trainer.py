@@ -23,7 +23,6 @@ from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport
-from cdb_video.evaluation.metrics import selection_figure
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
 from cdb_video.models.recognizer import Recognizer
@@ -31,8 +30,11 @@ from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
+from cdb_video.training.epoch_log import log_accuracy, log_difficulty, missed_classes
 from cdb_video.training.optim import Schedule, load_optimizer
 from cdb_video.training.run_log import RunLog, SilentLog
+from cdb_video.training.selection import better_of
+from cdb_video.training.skipping import SkippedClip, SkippedClips, blank_batch
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Trainer:
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
         jitter: whether batches carry colour factors.
+        skipped: the clips that are left out.
         ranks: which process this is.
         log: where figures go.
         checkpoints: where checkpoints go.
@@ -90,6 +93,7 @@ class Trainer:
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
         jitter: bool = False,
+        skipped: SkippedClips | None = None,
         ranks: Ranks = ONE_PROCESS,
         log: RunLog | None = None,
         checkpoints: CheckpointFolder | NoCheckpoints | None = None,
@@ -104,6 +108,7 @@ class Trainer:
         self.sampling = sampling
         self.classes = classes
         self.options = options
+        self.skipped = skipped or SkippedClips()
         self.ranks = ranks
         self.log = log or SilentLog()
         self.checkpoints = checkpoints or NoCheckpoints()
@@ -114,7 +119,7 @@ class Trainer:
         self.network = distributed.wrap(model, self.device)
         self.epoch = 0
         self.step = 0
-        self.best: dict[str, Any] | None = None
+        self.best: Mapping[str, Any] | None = None
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
             for head, classes in model.num_classes.items()
@@ -183,6 +188,10 @@ class Trainer:
         key = self.options.seed, self.step, self.ranks.rank
         torch.manual_seed(sample_generator(*key).initial_seed())
         parts = batch.split(self.options.micro_batch_size)
+        if not parts:
+            # The other ranks wait for this one's gradients, of nothing.
+            parts = [blank_batch(batch, list(self.train_counts))]
+            self.model.eval()
         for part in parts:
             self.backward(part.to(self.device), reduce=part is parts[-1])
         if self.options.clip_grad_norm is not None:
@@ -192,13 +201,17 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        if not len(batch):
+            self.model.train()
         self.step += 1
+        if batch.skipped:
+            self.skipped.note(batch.skipped, self.loader.clips.records, step=self.step)
 
     def backward(self, part: Batch, *, reduce: bool) -> None:
         """Add a micro batch's gradients; with `reduce`, sum them over the ranks."""
         ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
         with nullcontext() if ddp is None or reduce else ddp.no_sync():
-            clips = self.to_input(part.clips.flatten(0, 1), part.appearance)
+            clips = self.to_input(part.clips.flatten(0, 1), part.appearance, part.clips_to_rgb)
             with self.autocast:
                 logits = self.network(clips)
             losses = self.criterion(logits, part.labels)
@@ -215,7 +228,8 @@ class Trainer:
         for head, counts in self.train_counts.items():
             counts.update(logits[head].detach(), part.labels[head])
         self.loss_sums[:-1] += torch.stack([loss.detach() for loss in losses.values()])
-        self.loss_sums[-1] += len(part)
+        # Not the clip of `blank_batch`.
+        self.loss_sums[-1] += (part.indices >= 0).sum()
 
     def evaluate(self) -> EvalReport | None:
         """The validation split on every rank; None in an epoch without validation."""
@@ -224,7 +238,10 @@ class Trainer:
         last = self.epoch == self.options.epochs
         if self.validate is None or not (last or self.epoch % self.options.eval_every == 0):
             return None
-        return self.validate(self.model)
+        report = self.validate(self.model)
+        found = [SkippedClip(name, reason, self.step) for name, reason in report.skipped]
+        self.skipped.add(found, epoch=self.epoch, log=self.log)
+        return report
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""
@@ -240,16 +257,11 @@ class Trainer:
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
         """After the first measurement, name the classes it missed: their weight stays 1."""
-        never: dict[str, list[str]] = {}
-        for head, difficulty in self.difficulties.items():
-            if head not in measured or int(difficulty.epochs) != 1:
-                continue
-            names = self.classes[head].names
-            missed = (measured[head].total == 0).nonzero().flatten().tolist()
-            if missed:
-                never[head] = [names[index] for index in missed]
-                if not self.quiet:
-                    print(f"{head}: {difficulty.report(names)}")
+        difficulties = self.difficulties
+        never = missed_classes(measured, self.classes, difficulties)
+        for head in never:
+            if not self.quiet:
+                print(f"{head}: {difficulties[head].report(self.classes[head].names)}")
         if never:
             self.log.write("coverage", epoch=self.epoch, step=self.step, never_measured=never)
 
@@ -263,8 +275,14 @@ class Trainer:
 
     def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
         """Read the mean losses since the last reading: the loop waits for the device here only."""
-        sums = distributed.all_reduce(self.loss_sums.clone().cpu())
+        noted = torch.tensor([float(self.skipped.num_noted)])
+        read = distributed.all_reduce(torch.cat([self.loss_sums.cpu(), noted]))
         self.loss_sums.zero_()
+        if read[-1]:
+            self.skipped.add(self.skipped.gather(), epoch=epoch, log=self.log)
+        sums = read[:-1]
+        if not sums[-1]:
+            return {}  # every clip was left out
         means = (sums[:-1] / sums[-1]).tolist()
         figures = {
             f"loss_{head}": mean for head, mean in zip(self.train_counts, means, strict=True)
@@ -282,70 +300,42 @@ class Trainer:
         return {"loss": loss, "lr": lr}
 
     def log_epoch(self, report: EvalReport | None) -> None:
-        """Write what the epoch gave."""
-        accuracy = {f"{head}_train": c.mean_class_accuracy for head, c in self.train_counts.items()}
-        if report:
-            accuracy |= {head: c.mean_class_accuracy for head, c in report.counts.items()}
+        """Write what the epoch gave, and say it."""
+        accuracy = log_accuracy(
+            self.log,
+            self.train_counts,
+            report,
+            epoch=self.epoch,
+            step=self.step,
+            select_by=self.options.select_by,
+        )
         if not self.quiet:
             shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
             print(f"epoch {self.epoch}/{self.options.epochs} mean class accuracy: {shown}")
-        if report:
-            top1 = {head: counts.top1 for head, counts in report.counts.items()}
-            self.log.write(
-                "eval",
-                epoch=self.epoch,
-                step=self.step,
-                loss=report.loss,
-                top1=top1,
-                mean_class_accuracy=accuracy,
-                selection=selection_figure(report.counts, select_by=self.options.select_by),
-            )
-        else:
-            self.log.write("epoch", epoch=self.epoch, step=self.step, mean_class_accuracy=accuracy)
 
     def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
         """Write each class's accuracy after this epoch and its weight from now on."""
-        for head, classes in self.classes.items():
-            unknown = torch.full((len(classes.names),), math.nan)
-            accuracy = counts[head].class_accuracy if counts else unknown
-            self.log.write_difficulty(
-                self.epoch,
-                head,
-                names=classes.names,
-                train_counts=classes.train_counts,
-                accuracy=accuracy,
-                difficulty=(
-                    self.difficulties[head].difficulty
-                    if head in self.difficulties
-                    else 1 - accuracy
-                ),
-                weights=self.criterion.class_weights(head),
-            )
+        log_difficulty(
+            self.log,
+            self.criterion,
+            self.classes,
+            counts or {},
+            self.difficulties,
+            epoch=self.epoch,
+        )
 
     def save(self, report: EvalReport | None) -> None:
         """Save a checkpoint, and note when it is the best so far."""
-        self.best = self._best(report) or self.best
+        self.best = better_of(
+            self.best,
+            report,
+            epoch=self.epoch,
+            step=self.step,
+            select_by=self.options.select_by,
+        )
         self.checkpoints.save(
             self.step, model=self.model.state_dict(), training=self.state_dict(), best=self.best
         )
-
-    def _best(self, report: EvalReport | None) -> dict[str, Any] | None:
-        if report is None:
-            return None
-        figure = selection_figure(report.counts, select_by=self.options.select_by)
-        now = {
-            "checkpoint": f"step-{self.step}",
-            "epoch": self.epoch,
-            "mean_class_accuracy": figure,
-            "loss": report.loss,
-        }
-        # Ties: the lower validation loss, then the earlier epoch.
-        if self.best and (figure, -report.loss) <= (
-            self.best["mean_class_accuracy"],
-            -self.best["loss"],
-        ):
-            return None
-        return now
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model that the next step depends on."""
@@ -354,7 +344,12 @@ class Trainer:
             "sampling": self.sampling.state_dict() if self.sampling else {},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "progress": {"epoch": self.epoch, "step": self.step, "best": self.best},
+            "progress": {
+                "epoch": self.epoch,
+                "step": self.step,
+                "best": self.best,
+                "skipped": self.skipped.reasons,
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -366,3 +361,4 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         progress = state["progress"]
         self.epoch, self.step, self.best = progress["epoch"], progress["step"], progress["best"]
+        self.skipped.reasons = dict(progress.get("skipped", {}))

@@ -72,7 +72,7 @@ def test_of_an_untrimmed_file_the_segment_alone_is_kept(coded_video, read_code):
 
     kept = memory.open(part)
     assert kept.kept.tolist() == list(range(12, 24))
-    assert kept.pixels.shape == (12, 3, HEIGHT, WIDTH)
+    assert kept.pixels.shape == (12, HEIGHT, WIDTH, 3)
     assert memory.num_bytes == 12 * 3 * HEIGHT * WIDTH
     assert read_code(kept.frames(torch.arange(12, 24))) == list(range(12, 24))
     for outside in (11, 24):
@@ -157,8 +157,8 @@ def test_larger_frames_are_scaled_to_the_short_side_whether_loaded_or_not(
     loaded.load([part])
 
     kept, opened = loaded.open(part), unloaded.open(part)
-    assert kept.pixels.shape == (70, 3, size[1] // 2, size[0] // 2)
-    assert read_code(kept.pixels) == list(range(70))
+    assert kept.pixels.shape == (70, size[1] // 2, size[0] // 2, 3)
+    assert read_code(kept.pixels.permute(0, 3, 1, 2)) == list(range(70))
     assert torch.equal(kept.pixels, opened.pixels)
     assert (len(loaded), len(unloaded)) == (1, 0)
 
@@ -166,7 +166,7 @@ def test_larger_frames_are_scaled_to_the_short_side_whether_loaded_or_not(
 def test_smaller_frames_stay_as_they_are(coded_video):
     part = record(coded_video(num_frames=4))
 
-    assert made(short_side=100).open(part).pixels.shape == (4, 3, HEIGHT, WIDTH)
+    assert made(short_side=100).open(part).pixels.shape == (4, HEIGHT, WIDTH, 3)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -235,7 +235,7 @@ def test_clips_share_blocks_of_memory(records, read_code, monkeypatch):
     assert len(storages(in_blocks, records)) == 3
     assert memory.num_bytes == in_blocks.num_bytes == 60 * 3 * HEIGHT * WIDTH
     for i, part in enumerate(records):
-        assert read_code(in_blocks.open(part).pixels) == list(range(10 + i))
+        assert read_code(in_blocks.open(part).pixels.permute(0, 3, 1, 2)) == list(range(10 + i))
 
 
 def test_a_clip_larger_than_a_block_has_its_own(records, read_code, monkeypatch):
@@ -245,7 +245,7 @@ def test_a_clip_larger_than_a_block_has_its_own(records, read_code, monkeypatch)
     memory.load(records)
 
     assert len(storages(memory, records)) == 5
-    assert read_code(memory.open(records[4]).pixels) == list(range(14))
+    assert read_code(memory.open(records[4]).pixels.permute(0, 3, 1, 2)) == list(range(14))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")

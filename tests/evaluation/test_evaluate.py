@@ -11,6 +11,7 @@ from torch import nn
 from cdb_video.clips.dataset import ClipSampler, EvaluationViews
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import EvaluationCrops
+from cdb_video.clips.watchdog import DecodePolicy
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.datasets.readers import read_split
 from cdb_video.errors import DecodeError
@@ -252,3 +253,58 @@ def test_videos_have_scores_of_their_own(model, records):
 
     # Else the tests above could not tell one video from another.
     assert all(float((a - b).abs().max()) > 1e-4 for a, b in pairwise(scores))
+
+
+def copied(records, folder, broken):
+    """The records over copies of their files, of which some are cut in half."""
+    made = []
+    for i, record in enumerate(records):
+        content = record.path.read_bytes()
+        path = folder / record.path.name
+        path.write_bytes(content[: len(content) // 2] if i in broken else content)
+        made.append(dataclasses.replace(record, path=path))
+    return made
+
+
+def skipping_loader(records, *, max_skipped=10):
+    views = EvaluationViews(
+        records,
+        sampler=ClipSampler(num_frames=4, stride=1),
+        crops=EvaluationCrops(crop_size=16, short_side=20),
+    )
+    policy = DecodePolicy(on_error="skip", max_skipped=max_skipped)
+    return EvaluationLoader(views, clips_per_batch=2, policy=policy)
+
+
+def test_videos_that_are_skipped_are_in_no_figure_and_named(model, records, tmp_path):
+    # 2 and 3 are a whole batch.
+    records = copied(records, tmp_path, broken=(2, 3, 5))
+    whole = [records[i] for i in (0, 1, 4, 6)]
+
+    report = evaluate(model, skipping_loader(records), device="cpu")
+
+    assert report.predictions.ids == tuple(record.id for record in whole)
+    assert [name for name, _ in report.skipped] == [records[i].id for i in (2, 3, 5)]
+    for (_, reason), i in zip(report.skipped, (2, 3, 5), strict=True):
+        assert reason.startswith(f"{records[i].path}: ")
+    assert int(report.counts["noun"].total.sum()) == 4
+    expected = evaluate(model, skipping_loader(whole), device="cpu")
+    for head, part in report.predictions.heads.items():
+        torch.testing.assert_close(part.scores, expected.predictions.heads[head].scores)
+        assert torch.equal(part.labels, expected.predictions.heads[head].labels)
+
+
+def test_more_than_max_skipped_videos_are_an_error(model, records, tmp_path):
+    records = copied(records, tmp_path, broken=(2, 3))
+
+    with pytest.raises(
+        DecodeError, match=r"^data\.max_skipped=1: 2 clips did not decode; the last"
+    ):
+        evaluate(model, skipping_loader(records, max_skipped=1), device="cpu")
+
+
+def test_a_split_of_which_no_video_decodes_is_an_error(model, records, tmp_path):
+    records = copied(records[:2], tmp_path, broken=(0, 1))
+
+    with pytest.raises(DecodeError, match=r"^none of the split's 2 videos decodes; the first is"):
+        evaluate(model, skipping_loader(records), device="cpu")

@@ -8,19 +8,22 @@ import torch
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
+    confusion_matrix,
     precision_recall_fscore_support,
     top_k_accuracy_score,
 )
 
 from cdb_video.counts import ClassCounts
+from cdb_video.evaluation import report_data
 from cdb_video.evaluation.metrics import (
     SCORED_FIGURES,
     class_precision,
     expected_calibration_error,
+    figure_intervals,
     harmonic_mean,
     head_figures,
     logit_adjusted,
-    mean_class_accuracy_interval,
+    paper_groups,
     selection_figure,
     worst_fifth,
 )
@@ -180,6 +183,31 @@ def test_adjusted_accuracy_is_of_the_adjusted_predictions():
     assert figures["mean_class_accuracy_logit_adjusted"] == 1.0
 
 
+def test_the_confusion_matrix_is_scikit_learns():
+    part = random_predictions()
+    labelled = part.labels >= 0
+
+    expected = confusion_matrix(
+        part.labels[labelled], part.scores[labelled].argmax(1), labels=range(NUM_CLASSES)
+    )
+    assert report_data.confusion_matrix(part).tolist() == expected.tolist()
+    assert expected.sum(1)[list(ABSENT)].tolist() == [0, 0]
+    assert expected.sum(0)[list(ABSENT)].min() > 0
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 4.0])
+def test_calibration_error_is_torchmetrics_multiclass_one(sharpness):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    part = random_predictions(seed=3)
+    scores = (part.scores.log() * sharpness).softmax(1)
+
+    expected = multiclass_calibration_error(
+        scores, part.labels, NUM_CLASSES, n_bins=15, norm="l1", ignore_index=-1
+    )
+    assert expected_calibration_error(scores, part.labels) == pytest.approx(float(expected))
+
+
 def looped_calibration_error(scores, labels):
     """Guo et al. (2017), equation 3: bin m of 15 is ((m - 1) / 15, m / 15]."""
     error = 0.0
@@ -224,31 +252,97 @@ def counts_of(correct, total):
     return counts
 
 
-def test_interval_is_a_bootstrap_over_videos_class_by_class():
+def intervals_of(counts):
+    """With all classes few-shot but the first, which is many-shot."""
+    train_counts = torch.ones(counts.num_classes).long()
+    train_counts[0] = 101
+    return figure_intervals(counts, counts, train_counts)
+
+
+def test_intervals_are_a_bootstrap_over_videos_class_by_class():
     correct, total = (30, 10, 24, 0, 0), (40, 25, 60, 0, 10)
     rng = np.random.default_rng(1)
-    drawn = [
-        (np.arange(n) < right)[rng.integers(n, size=(20_000, n))].mean(1)
-        for right, n in zip(correct, total, strict=True)
-        if n
-    ]
-    means = np.mean(drawn, axis=0)
+    drawn = np.array(
+        [
+            (np.arange(n) < right)[rng.integers(n, size=(20_000, n))].mean(1)
+            for right, n in zip(correct, total, strict=True)
+            if n
+        ]
+    )
 
-    interval = mean_class_accuracy_interval(counts_of(correct, total))
+    intervals = intervals_of(counts_of(correct, total))
 
     # 2,000 draws of a mean with deviation 0.034: a 2.5 % quantile has a standard error of 0.002.
-    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.006)
+    means = drawn.mean(axis=0)
     assert means.std() == pytest.approx(0.034, abs=0.001)
+    expected = {
+        "mean_class_accuracy": means,
+        "top1": np.array([40, 25, 60, 10]) @ drawn / 135,
+        "many": drawn[0],
+        "few": drawn[1:].mean(axis=0),
+    }
+    for name, values in expected.items():
+        # The accuracy of one class of 40 moves in steps of 1 / 40.
+        tolerance = 1 / 40 + 1e-9 if name == "many" else 0.006
+        quantiles = np.quantile(values, [0.025, 0.975]).tolist()
+        assert intervals[name] == pytest.approx(quantiles, abs=tolerance), name
+    assert intervals["medium"] is None
+    assert (intervals["top5"], intervals["mean_class_top5"]) == (None, None)  # of five classes
 
 
-def test_interval_is_the_same_every_time_and_holds_the_mean():
-    counts = counts_of((30, 10, 2), (40, 20, 5))
+def test_intervals_are_the_same_every_time_and_hold_the_figures():
+    figures, _, _ = random_figures()
 
-    low, high = mean_class_accuracy_interval(counts)
+    assert figures["mean_class_accuracy_interval"] == figures["intervals"]["mean_class_accuracy"]
+    assert figures["intervals"] == random_figures()[0]["intervals"]
+    for name, (low, high) in figures["intervals"].items():
+        value = figures[name]["accuracy"] if name in ("many", "medium", "few") else figures[name]
+        assert 0 <= low < value < high <= 1, name
+    sure = intervals_of(counts_of((4, 5), (4, 5)))
+    assert (sure["mean_class_accuracy"], sure["top1"]) == ([1, 1], [1, 1])
 
-    assert [low, high] == mean_class_accuracy_interval(counts)
-    assert 0 <= low < counts.mean_class_accuracy < high <= 1
-    assert mean_class_accuracy_interval(counts_of((4, 5), (4, 5))) == [1, 1]
+
+def test_paper_groups_are_classes_above_and_up_to_600_clips():
+    # True 0 0 0 1 1 2 4, predicted 0 0 1 1 2 2 2: accuracies 2/3, 1/2, 1, 0; precisions as above.
+    part = predictions(torch.eye(5)[[0, 0, 1, 1, 2, 2, 2]], torch.tensor([0, 0, 0, 1, 1, 2, 4]))
+
+    found = paper_groups(part.counts, classes([601, 601, 600, 5000, 3]))
+
+    assert found["majority"] == {
+        "accuracy": pytest.approx((2 / 3 + 1 / 2) / 2),
+        "precision": pytest.approx((1 + 1 / 2) / 2),
+        "num_classes": 2,  # and class 3, which is absent
+    }
+    assert found["minority"] == {
+        "accuracy": pytest.approx((1 + 0) / 2),
+        "precision": pytest.approx((1 / 3 + 0) / 2),
+        "num_classes": 2,
+    }
+
+
+# Of EGTEA's verbs, in the order of verb_idx.txt: split 1 without the clips of subjects P20 to P26,
+# which train the paper's models, and those clips (counted in the split files of its release).
+EGTEA_TRAIN = (
+    *(429, 779, 1421, 822, 129, 1335, 130, 308, 223, 249),
+    *(54, 54, 139, 42, 78, 117, 26, 15, 22),
+)
+EGTEA_HELD_OUT = (
+    *(173, 255, 447, 23, 75, 396, 59, 92, 112, 109),
+    *(36, 36, 14, 20, 30, 22, 6, 15, 7),
+)
+
+
+def test_egteas_verbs_fall_into_the_papers_5_and_14_classes_with_the_held_out_clips():
+    train, held_out = torch.tensor(EGTEA_TRAIN), torch.tensor(EGTEA_HELD_OUT)
+    assert (train.sum(), held_out.sum()) == (6372, 1927)
+    names = tuple(map(str, range(19)))
+    counts = predictions(torch.eye(19), torch.arange(19)).counts
+
+    paper = paper_groups(counts, HeadClasses(names, train, annotated_counts=train + held_out))
+    released_code = paper_groups(counts, HeadClasses(names, train))
+
+    sizes = [[found[n]["num_classes"] for n in found] for found in (paper, released_code)]
+    assert sizes == [[5, 14], [4, 15]]
 
 
 def test_a_head_without_labels_has_no_figure_but_every_key():
@@ -261,6 +355,9 @@ def test_a_head_without_labels_has_no_figure_but_every_key():
     assert (figures["num_classes"], figures["num_classes_present"]) == (3, 0)
     assert figures["num_videos"] == 0
     assert [figures[name] for name in SCORED_FIGURES] == [None] * len(SCORED_FIGURES)
+    assert figures["intervals"] is None
+    for group in ("majority", "minority"):
+        assert figures[group] == {"accuracy": None, "precision": None, "num_classes": 0}
     assert figures["few"] == {"accuracy": None, "num_classes": 0}
     assert figures["class_accuracy"] == {"class 0": None, "class 1": None, "class 2": None}
     assert figures["train_count"] == {"class 0": 5, "class 1": 2, "class 2": 1}

@@ -1,19 +1,24 @@
 """The predictions file: what goes in comes out, and nothing else is read."""
 
+import json
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DataError
 from cdb_video.evaluation.predictions import (
     HeadClasses,
     HeadPredictions,
     Predictions,
     load_predictions,
+    metadata_of,
     save_predictions,
+    with_metadata,
 )
 
 
@@ -27,10 +32,19 @@ def make_head(num_classes, *, num_videos=5, num_views=2, seed=0):
 def make_predictions():
     ids = ("P01_1", "clip with spaces", "vidéo/三", "x@1.5-2", "e")
     heads = {"verb": make_head(3), "noun": make_head(7, seed=1)}
-    predictions = Predictions(ids, heads, source="weights of May")
+    metadata = {"participant": ("P01", "P01", "P02", "", "P02"), "cam/side": tuple("ab切de")}
+    predictions = Predictions(ids, heads, "weights of May", metadata)
     classes = {
-        "verb": HeadClasses(("open", "close", "切る"), torch.tensor([5, 0, 200])),
-        "noun": HeadClasses(tuple(f"noun {i}" for i in range(7)), torch.arange(7)),
+        "verb": HeadClasses(
+            ("open", "close", "切る"),
+            torch.tensor([5, 0, 200]),
+            annotated_counts=torch.tensor([7, 1, 260]),
+        ),
+        "noun": HeadClasses(
+            tuple(f"noun {i}" for i in range(7)),
+            torch.arange(7),
+            pairs=torch.tensor([[0, 3], [2, 6]]),
+        ),
     }
     return predictions, classes
 
@@ -53,6 +67,10 @@ def test_a_file_gives_back_what_was_saved_bit_for_bit(tmp_path):
         assert loaded_classes[head].names == classes[head].names
         assert torch.equal(loaded_classes[head].train_counts, classes[head].train_counts)
         assert torch.equal(mine.counts.to_dict()["table"], part.counts.to_dict()["table"])
+    assert loaded.metadata == predictions.metadata
+    assert loaded_classes["verb"].annotated_counts.tolist() == [7, 1, 260]
+    assert loaded_classes["noun"].pairs.tolist() == [[0, 3], [2, 6]]
+    assert loaded_classes["verb"].pairs is loaded_classes["noun"].annotated_counts is None
 
 
 def test_arrays_have_their_names_and_types_and_no_pickle(tmp_path):
@@ -68,16 +86,20 @@ def test_arrays_have_their_names_and_types_and_no_pickle(tmp_path):
     assert found == {
         "ids": ("U", (5,)),
         "source": ("U", ()),
+        "metadata_participant": ("U", (5,)),
+        "metadata_cam/side": ("U", (5,)),
         "scores_verb": ("f", (5, 3)),
         "view_scores_verb": ("f", (5, 2, 3)),
         "labels_verb": ("i", (5,)),
         "class_names_verb": ("U", (3,)),
         "train_counts_verb": ("i", (3,)),
+        "annotated_counts_verb": ("i", (3,)),
         "scores_noun": ("f", (5, 7)),
         "view_scores_noun": ("f", (5, 2, 7)),
         "labels_noun": ("i", (5,)),
         "class_names_noun": ("U", (7,)),
         "train_counts_noun": ("i", (7,)),
+        "pairs_noun": ("i", (2, 2)),
     }
 
 
@@ -107,10 +129,10 @@ def write_half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def write_without(path, name):
+def write_without(path, *names):
     save_predictions(path, *make_predictions())
     with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files if key != name}
+        arrays = {key: file[key] for key in file.files if key not in names}
     np.savez(path, **arrays)
 
 
@@ -120,12 +142,47 @@ def write_changed(path, **changes):
         np.savez(path, **{key: file[key] for key in file.files} | changes)
 
 
-def test_a_file_of_before_there_was_a_source_has_none(tmp_path):
+def test_a_file_of_before_there_was_a_source_or_metadata_has_none(tmp_path):
     path = tmp_path / "predictions_test.npz"
+    new = ("metadata_participant", "metadata_cam/side", "annotated_counts_verb", "pairs_noun")
 
-    write_without(path, "source")
+    write_without(path, "source", *new)
 
-    assert load_predictions(path)[0].source == ""
+    predictions, classes = load_predictions(path)
+    assert (predictions.source, predictions.metadata) == ("", {})
+    assert (classes["verb"].annotated_counts, classes["noun"].pairs) == (None, None)
+
+
+def test_classes_are_json_and_back():
+    _, classes = make_predictions()
+
+    for part in classes.values():
+        again = HeadClasses.from_dict(json.loads(json.dumps(part.to_dict())))
+        assert again.to_dict() == part.to_dict()
+        assert again.train_counts.dtype == torch.int64
+    # As checkpoints had it before there were pairs.
+    old = HeadClasses.from_dict({"names": ["a", "b"], "train_counts": [3, 4]})
+    assert (old.names, old.train_counts.tolist(), old.pairs) == (("a", "b"), [3, 4], None)
+
+
+def record(name, **metadata):
+    return VideoRecord(name, Path("a.mp4"), name, name, {}, metadata=metadata)
+
+
+def test_metadata_is_of_every_column_that_a_record_has():
+    records = [record("a", camera="1"), record("b"), record("c", camera="2", site="x")]
+
+    assert metadata_of(records) == {"camera": ("1", "", "2"), "site": ("", "", "x")}
+    assert metadata_of(records[1:2]) == {}
+
+
+def test_metadata_is_found_by_id():
+    part = make_head(3, num_videos=2)
+    records = [record("a", camera="1"), record("b", camera="2"), record("c", camera="3")]
+
+    found = with_metadata(Predictions(("c", "a"), {"verb": part}), records)
+
+    assert found.metadata == {"camera": ("3", "1")}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +201,10 @@ def test_a_file_of_before_there_was_a_source_has_none(tmp_path):
         pytest.param(lambda path: np.savez(path, ids=np.array("a")), id="ids that are no list"),
         pytest.param(lambda path: write_without(path, "labels_noun"), id="no labels"),
         pytest.param(lambda path: write_changed(path, ids=np.array(["a"])), id="too few ids"),
+        pytest.param(
+            lambda path: write_changed(path, metadata_participant=np.array(["P01"])),
+            id="too little metadata",
+        ),
         pytest.param(
             lambda path: write_changed(path, scores_verb=np.array(["a"] * 5)), id="text as scores"
         ),

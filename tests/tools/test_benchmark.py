@@ -90,6 +90,7 @@ def test_loss_times_steps_and_losses_alone(tmp_path: Path) -> None:
     [
         (["loss", "--repeats", "0"], "must be at least 1, got 0"),
         (["loss", "--json", "nowhere/out.json"], "nowhere: no such folder"),
+        (["loader", "--frame-size", "65x48"], "both must be even and above 0, got 65x48"),
         (["lossy"], "invalid choice: 'lossy'"),
     ],
 )

@@ -1,9 +1,12 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from cdb_video.training.run_log import DIFFICULTY_COLUMNS, FileLog
 
@@ -25,7 +28,7 @@ def write_difficulty(log: FileLog, epoch: int) -> None:
 
 
 def test_every_line_is_one_json_object_and_missing_figures_are_null(tmp_path: Path) -> None:
-    log = FileLog(tmp_path, tensorboard=False)
+    log = FileLog(tmp_path)
 
     log.write("train", epoch=0.5, step=1, loss=0.25)
     log.write("eval", epoch=1, step=2, mean_class_accuracy={"verb": math.nan})
@@ -39,7 +42,7 @@ def test_every_line_is_one_json_object_and_missing_figures_are_null(tmp_path: Pa
 def test_difficulty_rows_are_readable_csv_with_empty_cells_for_unmeasured_classes(
     tmp_path: Path,
 ) -> None:
-    log = FileLog(tmp_path, tensorboard=False)
+    log = FileLog(tmp_path)
 
     write_difficulty(log, 0)
     write_difficulty(log, 1)
@@ -54,7 +57,7 @@ def test_difficulty_rows_are_readable_csv_with_empty_cells_for_unmeasured_classe
 
 
 def test_a_resumed_log_takes_back_what_came_after_the_checkpoint(tmp_path: Path) -> None:
-    log = FileLog(tmp_path, tensorboard=False)
+    log = FileLog(tmp_path)
     for epoch in (1, 2, 3):
         log.write("eval", epoch=epoch, step=epoch)
         write_difficulty(log, epoch)
@@ -62,7 +65,7 @@ def test_a_resumed_log_takes_back_what_came_after_the_checkpoint(tmp_path: Path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "ep')  # cut off when the run died
 
-    FileLog(tmp_path, from_epoch=2, tensorboard=False).close()
+    FileLog(tmp_path, from_epoch=2).close()
 
     assert [line["epoch"] for line in read_lines(tmp_path)] == [1, 2]
     with (tmp_path / "difficulty.csv").open(newline="") as file:
@@ -73,12 +76,12 @@ def test_a_resumed_log_takes_back_what_came_after_the_checkpoint(tmp_path: Path)
 def test_a_run_that_died_before_its_first_checkpoint_starts_with_empty_files(
     tmp_path: Path,
 ) -> None:
-    log = FileLog(tmp_path, tensorboard=False)
+    log = FileLog(tmp_path)
     write_difficulty(log, 0)
     log.write("train", epoch=0.5, step=1)
     log.close()
 
-    again = FileLog(tmp_path, tensorboard=False)
+    again = FileLog(tmp_path)
     write_difficulty(again, 0)
     again.close()
 
@@ -87,15 +90,54 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_with_empty_files(
         assert len(list(csv.DictReader(file))) == 2
 
 
-def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
-    log = FileLog(tmp_path)
+class Kept:
+    """A tracker that keeps what it is given."""
 
-    log.write("eval", epoch=1, step=7, loss=0.5, top1={"verb": 0.25})
+    def __init__(self) -> None:
+        self.scalars: dict[str, tuple[float, int]] = {}
+        self.images: dict[str, tuple[np.ndarray, int]] = {}
+        self.closed = False
+
+    def add_scalars(self, scalars: Mapping[str, float], *, step: int) -> None:
+        self.scalars |= {name: (value, step) for name, value in scalars.items()}
+
+    def add_images(self, images: Mapping[str, np.ndarray], *, step: int) -> None:
+        self.images |= {name: (image, step) for name, image in images.items()}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_trackers_get_the_numbers_of_an_event_and_not_its_words(tmp_path: Path) -> None:
+    tracker = Kept()
+    log = FileLog(tmp_path, trackers=[tracker])
+
+    log.write("eval", epoch=1, step=7, loss=0.5, top1={"verb": 0.25}, said="text")
     log.close()
 
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    assert tracker.scalars == {"eval/loss": (0.5, 7), "eval/top1/verb": (0.25, 7)}
+    assert tracker.closed
 
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert events.Tags()["scalars"] == ["eval/loss", "eval/top1/verb"]
-    assert events.Scalars("eval/top1/verb")[0].step == 7
+
+def test_trackers_get_a_report_and_its_pictures_at_the_step_of_the_last_event(
+    tmp_path: Path,
+) -> None:
+    tracker = Kept()
+    log = FileLog(tmp_path, trackers=[tracker], from_step=5)
+    verb = {
+        "num_classes": 3,
+        "top1": 0.5,
+        "top5": None,
+        "few": {"accuracy": 0.25, "num_classes": 2},
+        "class_accuracy": {"open": 1.0},
+        "count": {"open": 4},
+    }
+
+    log.write("train", epoch=1, step=9)
+    log.show_report({"split": "val", "heads": {"verb": verb}})
+    log.show_figures("val", {"verb/confusion": Figure(figsize=(0.4, 0.2))})
+
+    assert tracker.scalars == {"val/verb/top1": (0.5, 9), "val/verb/few/accuracy": (0.25, 9)}
+    image, step = tracker.images["val/verb/confusion"]
+    assert (image.shape, image.dtype, int(image.min()), step) == ((20, 40, 3), np.uint8, 255, 9)
+    log.close()

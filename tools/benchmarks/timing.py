@@ -87,3 +87,13 @@ def cost_ratio(seconds: Sequence[float], reference: Sequence[float]) -> Ratio:
     drawn = generator.choice(ratios, size=(NUM_DRAWS, len(ratios)))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
     return Ratio(float(np.median(ratios)), (float(low), float(high)))
+
+
+def speed_ratios(seconds: Mapping[str, Sequence[float]], names: Sequence[str]) -> dict[str, Ratio]:
+    """Of each "arm/other" whose arms were measured: how many times as fast the first is."""
+    pairs = {name: name.split("/") for name in names}
+    return {
+        name: cost_ratio(seconds[other], seconds[arm])
+        for name, (arm, other) in pairs.items()
+        if arm in seconds and other in seconds
+    }

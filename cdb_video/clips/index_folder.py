@@ -1,0 +1,75 @@
+"""Packet indices on disk: a long file is read through once, and not once a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cdb_video.clips.index import FrameIndex
+
+FORMAT = f"1, av {av.__version__}"
+"""What makes an index of the same file another one: this class, and the library that read it."""
+_TENSORS = ("times", "pts", "key", "key_pts", "droppable")
+
+
+@dataclass(frozen=True)
+class IndexFolder:
+    """A folder of indices, by paths relative to the data's root, which may be mounted elsewhere.
+
+    An index holds as long as its file has the size and the time of change that it was made from.
+    """
+
+    folder: Path
+    """Such as `<data.cache_dir>/packet_index`."""
+    root: Path
+    """The data's; the indices of other files go by their absolute paths."""
+
+    def find(self, path: Path) -> FrameIndex | None:
+        """The kept index of a file; None where there is none that holds."""
+        try:
+            with safe_open(self._place(path), framework="pt") as kept:
+                about = kept.metadata() or {}
+                if about.get("file") != _identity(path):
+                    return None
+                return FrameIndex(
+                    **{name: kept.get_tensor(name) for name in _TENSORS},
+                    fps=float(about["fps"]),
+                    height=int(about["height"]),
+                    width=int(about["width"]),
+                    open_gop=about["open_gop"] == "True",
+                )
+        except (OSError, SafetensorError):
+            return None
+
+    def keep(self, path: Path, index: FrameIndex) -> None:
+        """Keep an index; where nothing can be written, the next run makes it again."""
+        place = self._place(path)
+        about = {
+            "file": _identity(path),
+            "fps": repr(index.fps),
+            "height": str(index.height),
+            "width": str(index.width),
+            "open_gop": str(index.open_gop),
+        }
+        beside = place.with_name(f"{place.name}.tmp{os.getpid()}")
+        with contextlib.suppress(OSError, SafetensorError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: getattr(index, name) for name in _TENSORS}, beside, metadata=about)
+            beside.replace(place)
+
+    def _place(self, path: Path) -> Path:
+        inside = os.path.relpath(path, self.root)
+        if inside.startswith(os.pardir):
+            return self.folder / "elsewhere" / f"{path.absolute()}.index".lstrip(os.sep)
+        return self.folder / self.root.absolute().name / f"{inside}.index"
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} bytes, changed {status.st_mtime_ns}, {FORMAT}"

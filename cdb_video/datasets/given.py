@@ -1,0 +1,70 @@
+"""Videos as a user names them on a command line: files, folders, patterns."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cdb_video.datasets.folder import VIDEO_SUFFIXES
+from cdb_video.errors import DataError
+
+_SUFFIXES = " ".join(VIDEO_SUFFIXES)
+
+
+def find_given(names: Sequence[str], *, frames: bool = False) -> list[Path]:
+    """The videos, each once, in the order given; those of a folder or pattern sorted.
+
+    Args:
+        names: files; folders, whose videos are taken at any depth, hidden ones left out; patterns
+            as a shell's, with `**` for folders at any depth, of which videos are taken.
+        frames: a video is a folder of frames.
+
+    Raises:
+        DataError: a path that is not there; a folder or pattern without a video.
+
+    """
+    found: dict[Path, Path] = {}
+    for name in names:
+        for path in _folders(name) if frames else _files(name):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _files(name: str) -> Iterator[Path]:
+    path = Path(name)
+    if path.is_dir():
+        inside = (p for p in path.rglob("*") if not _is_hidden(p.relative_to(path)))
+        yield from _some(name, _videos(inside), f"no video in this folder ({_SUFFIXES})")
+    elif path.exists():
+        yield path
+    elif glob.has_magic(name):
+        matches = map(Path, glob.glob(name, recursive=True))
+        yield from _some(name, _videos(matches), f"no video matches this pattern ({_SUFFIXES})")
+    else:
+        raise DataError(f"{name}: no such file or folder")
+
+
+def _folders(name: str) -> Iterator[Path]:
+    path = Path(name)
+    if path.exists():
+        yield path
+    elif glob.has_magic(name):
+        matches = [p for p in map(Path, glob.glob(name, recursive=True)) if p.is_dir()]
+        yield from _some(name, matches, "no folder matches this pattern")
+    else:
+        raise DataError(f"{name}: no such folder")
+
+
+def _videos(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+
+
+def _some(name: str, paths: list[Path], otherwise: str) -> list[Path]:
+    if not paths:
+        raise DataError(f"{name}: {otherwise}")
+    return sorted(paths)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

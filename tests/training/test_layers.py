@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import nn
+
+from cdb_video.models.backbones import BACKBONES
+from cdb_video.training.layers import layer_depths
+from cdb_video.training.optim import build_optimizer
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 1, 1, bias=False)
+
+
+class Chain(nn.Module):
+    """A stem, two blocks, a norm, and a token that belongs to none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1))
+        self.stem = nn.Sequential(nn.Conv3d(1, 1, 1, bias=False), nn.ReLU())
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.norm = nn.LayerNorm(1, bias=False)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Chain()
+        self.heads = nn.ModuleDict({"verb": nn.Linear(1, 2, bias=False)})
+
+
+def test_a_stem_each_block_and_a_norm_are_layers() -> None:
+    assert layer_depths(Chain()) == {
+        "token": 0,
+        "stem.0.weight": 0,
+        "blocks.0.conv.weight": 1,
+        "blocks.1.conv.weight": 2,
+        "norm.weight": 3,
+    }
+
+
+def test_rates_fall_from_the_heads_to_the_input() -> None:
+    model = Model()
+
+    optimizer = build_optimizer(model, name="adamw", lr=0.16, layer_decay=0.5, head_lr_scale=2)
+
+    rates = {
+        id(parameter): group["peak_lr"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == pytest.approx(
+        {
+            "backbone.token": 0.01,
+            "backbone.stem.0.weight": 0.01,
+            "backbone.blocks.0.conv.weight": 0.02,
+            "backbone.blocks.1.conv.weight": 0.04,
+            "backbone.norm.weight": 0.08,
+            "heads.verb.weight": 0.32,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers", "first", "last"),
+    [
+        # Stems, then three stages in which slow, fast and lateral stand side by side.
+        ("slowfast_tiny", 5, "slow_stem.0.weight", "fast.2.conv1.weight"),
+        ("r3d_10", 5, "stem.0.weight", "layer4.conv2.weight"),
+        # Its patches, the class token's positions, 16 blocks and a norm.
+        ("mvit_v2_s", 19, "conv_proj.weight", "norm.weight"),
+        ("slowfast_r50", 5, "blocks.0.multipathway_blocks.1.conv.weight", None),
+    ],
+)
+def test_backbones_of_each_kind(backbone: str, layers: int, first: str, last: str | None) -> None:
+    with torch.device("meta"):
+        found = layer_depths(BACKBONES[backbone](num_frames=16, crop_size=224))
+
+    assert 1 + max(found.values()) == layers
+    assert found[f"net.{first}"] == 0
+    assert last is None or found[f"net.{last}"] == layers - 1
+
+
+@pytest.mark.parametrize("backbone", ["slowfast_tiny", "r3d_10"])
+def test_every_parameter_of_a_backbone_has_a_layer(backbone: str) -> None:
+    with torch.device("meta"):
+        module = BACKBONES[backbone](num_frames=16, crop_size=64)
+
+    assert layer_depths(module).keys() == dict(module.named_parameters()).keys()
