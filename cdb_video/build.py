@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +12,27 @@ import torch
 from torch import nn
 
 from cdb_video import distributed
-from cdb_video.build_data import (
-    Data,
-    build_evaluation_loader,
+from cdb_video.build_clips import (
     build_training_loader,
     cache_dir,
     choose_device,
     decode_policy,
-    load_into_memory,
-    read_data,
 )
+from cdb_video.build_data import Data, load_into_memory, read_data
+from cdb_video.build_evaluation import build_crossfit, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
-from cdb_video.counts import ClassCounts
-from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError
-from cdb_video.evaluation.evaluate import EvalReport, evaluate
-from cdb_video.evaluation.features import extract_features
-from cdb_video.evaluation.predictions import HeadClasses, save_predictions
-from cdb_video.evaluation.report import make_report, save_report
-from cdb_video.evaluation.report_page import is_due, refresh_report_page, write_report_page
+from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
 from cdb_video.precision import Precision, choose_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
-from cdb_video.training.crossfit import check_folds, crossfit_counts, take_clips
+from cdb_video.training.crossfit import check_folds
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
@@ -156,8 +146,8 @@ def build_trainer(
         optimizer=optimizer,
         schedule=_build_schedule(config),
         loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
-        validate=_build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
-        crossfit=_build_crossfit(config, data, device, precision, ranks),
+        validate=build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
+        crossfit=build_crossfit(config, data, device, precision, ranks),
         sampling=build_class_sampling(config, classes),
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
@@ -239,152 +229,6 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         seed=config.run.seed,
         quiet=quiet,
     )
-
-
-def _build_validation(
-    config: Config,
-    data: Data,
-    device: torch.device,
-    precision: Precision,
-    ranks: Ranks,
-    run: RunFolder | None,
-    log: RunLog,
-    *,
-    quiet: bool,
-) -> Callable[[Recognizer], EvalReport] | None:
-    if data.val is None:
-        return None
-    split = data.val
-    loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
-
-    def validate(model: Recognizer) -> EvalReport:
-        report = evaluate(
-            model,
-            loader,
-            device=device,
-            precision=precision,
-            micro_batch_size=config.train.micro_batch_size,
-            description="validation",
-            quiet=quiet or not ranks.is_main,
-        )
-        if run:
-            write_report(
-                run.path,
-                report,
-                config=config,
-                classes=data.classes,
-                split=split,
-                role="val",
-                log=log,
-            )
-        return report
-
-    return validate
-
-
-def _build_crossfit(
-    config: Config, data: Data, device: torch.device, precision: Precision, ranks: Ranks
-) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
-    if not config.uses_difficulty or config.loss.difficulty.source != "crossfit":
-        return None
-    most, seed = config.loss.difficulty.max_clips_per_class, config.run.seed
-    taken: set[int] = set()
-    for head in data.train.heads:
-        taken.update(take_clips(data.train.labels(head), most, seed=seed).tolist())
-    chosen = replace(data.train, records=tuple(data.train.records[i] for i in sorted(taken)))
-    loader = build_evaluation_loader(config, chosen, ranks=ranks, memory=data.memory)
-    recordings = {record.id: record.recording for record in chosen.records}
-
-    def measure(model: Recognizer) -> dict[str, ClassCounts]:
-        seen = extract_features(
-            model,
-            loader,
-            device=device,
-            precision=precision,
-            micro_batch_size=config.train.micro_batch_size,
-        )
-        fitted = None
-        if ranks.is_main:  # and not on every rank, whose last bits might differ
-            fitted = {
-                head: crossfit_counts(
-                    seen.features,
-                    seen.labels[head],
-                    num_classes=num_classes,
-                    groups=[recordings[name] for name in seen.ids],
-                    seed=seed,
-                    natural_counts=data.train.class_counts(head),
-                )
-                for head, num_classes in data.train.num_classes.items()
-            }
-        result: dict[str, ClassCounts] | None = distributed.broadcast_object(fitted)
-        assert result is not None  # noqa: S101 - rank 0 has it
-        return result
-
-    return measure
-
-
-def write_report(
-    folder: Path,
-    report: EvalReport,
-    *,
-    config: Config,
-    classes: Mapping[str, HeadClasses],
-    split: Split,
-    role: str,
-    log: RunLog | None = None,
-    subsets: Mapping[str, Collection[str]] | None = None,
-) -> dict[str, Any]:
-    """Write `report_<role>.json`, its page and `predictions_<role>.npz` into a run's folder.
-
-    Args:
-        folder: the run's.
-        report: what an evaluation found.
-        config: of the run.
-        classes: head -> names and training counts.
-        split: what was evaluated.
-        role: its role: train, val or test.
-        log: of the training that goes on: it is shown the figures, and the pictures of the page,
-            which has no thumbnails and waits for its turn; None: training is done.
-        subsets: name -> ids of the videos to give figures of apart.
-
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    content = make_report(
-        report.predictions,
-        classes,
-        run=config.run.name or folder.name,
-        split=role,
-        annotation_split=split.name,
-        views=f"{config.views.num_clips}x{config.views.num_crops}",
-        split_fed=split_fed(config, role),
-        subsets=subsets,
-        skipped=report.skipped,
-    )
-    save_predictions(folder / f"predictions_{role}.npz", report.predictions, classes)
-    save_report(folder / f"report_{role}.json", content)
-    if log:
-        log.show_report(content)
-    if log is None or is_due(folder / f"report_{role}.html"):
-        write_report_page(
-            folder,
-            content,
-            report.predictions,
-            classes,
-            records=() if log else split.records,
-            on_figures=partial(log.show_figures, role) if log else None,
-            live=log is not None,
-        )
-    if log is None and role != "val":
-        refresh_report_page(folder, "val")
-    return content
-
-
-def split_fed(config: Config, role: str) -> list[str]:
-    """What else a split was used for in the run."""
-    fed = {"train": ["training"], "val": ["selection"], "test": []}[role]
-    if config.uses_difficulty and config.loss.difficulty.source == role:
-        fed = [*fed, "difficulty"]
-    return fed
 
 
 def _build_skipped(config: Config, data: Data) -> SkippedClips:

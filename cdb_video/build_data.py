@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from cdb_video.clips.dataset import (
-    ClipSampler,
-    EvaluationViews,
-    RecordOpener,
-    TrainingClips,
-    open_record,
-)
-from cdb_video.clips.index_folder import IndexFolder
-from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
+from cdb_video.build_clips import DEMO_ROOTS, cache_dir, clip_memory
 from cdb_video.clips.memory import ClipMemory
-from cdb_video.clips.transforms import Augmentation, EvaluationCrops
-from cdb_video.clips.watchdog import DecodePolicy
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
-from cdb_video.datasets.demo_plan import Counts
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks, local_world_size
 from cdb_video.errors import ConfigError, UnknownSplitError
@@ -37,12 +23,6 @@ from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.progress import Progress
 
 Part = Literal["all", "rest", "held_out"]
-DEMO_ROOTS: dict[str, Counts] = {
-    "demo": "mixed",
-    "demo-rare-hard": "rare_hard",
-    "demo-rare-easy": "rare_easy",
-}
-"""`data.root` -> which of the demo's classes are the rare ones."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +205,6 @@ def data_root(config: Config) -> Path:
         return make_demo(cache_dir(config) / root, counts=DEMO_ROOTS[root], progress=progress.reach)
 
 
-def cache_dir(config: Config) -> Path:
-    """Where downloads and rendered data are kept."""
-    return Path(config.data.cache_dir).expanduser()
-
-
 def _check_heads(config: Config, data: Data) -> None:
     heads = list(data.train.heads)
     named: dict[str, Iterable[str]] = {
@@ -248,53 +223,6 @@ def _check_heads(config: Config, data: Data) -> None:
                     f"data.{role}_split={split.name}: no clip is labelled for head {head!r}; "
                     "leave it out of model.heads"
                 )
-
-
-def choose_device(config: Config, ranks: Ranks) -> torch.device:
-    """The rank's GPU, or the CPU.
-
-    Raises:
-        ConfigError: train.device=cuda without a GPU for this rank.
-
-    """
-    wanted = config.train.device
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if ranks.local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"train.device={wanted}: there are {torch.cuda.device_count()} GPUs and this is local "
-            f"rank {ranks.local_rank}; use train.device=cpu or fewer processes"
-        )
-    return torch.device("cuda", ranks.local_rank)
-
-
-def clip_sampler(config: Config) -> ClipSampler:
-    """Which frames make a clip."""
-    clip = config.clip
-    return ClipSampler(
-        num_frames=clip.num_frames, stride=clip.stride, fps=clip.fps, sampling=clip.sampling
-    )
-
-
-def decode_policy(config: Config) -> DecodePolicy:
-    """What happens to clips that do not decode."""
-    data = config.data
-    return DecodePolicy(
-        on_error=data.on_error, max_skipped=data.max_skipped, timeout_s=data.decode_timeout_s
-    )
-
-
-def clip_memory(config: Config) -> ClipMemory | None:
-    """An empty memory for clips, with data.in_memory."""
-    if not config.data.in_memory:
-        return None
-    return ClipMemory(
-        sampler=clip_sampler(config),
-        short_side=config.clip.short_side,
-        decoder=config.data.decoder,
-        index_folder=index_folder(config),
-        policy=decode_policy(config),
-    )
 
 
 def load_into_memory(config: Config, data: Data, roles: Iterable[str], *, ranks: Ranks) -> None:
@@ -319,109 +247,3 @@ def load_into_memory(config: Config, data: Data, roles: Iterable[str], *, ranks:
             num_workers=max(config.data.num_workers, cores),
             progress=lambda: progress.advance(),
         )
-
-
-def record_opener(config: Config, memory: ClipMemory | None = None) -> RecordOpener:
-    """How the loaders open a record: in `memory`, where there is one."""
-    if memory is None:  # and not `or`: an empty memory has length 0
-        memory = clip_memory(config)
-    if memory is not None:
-        return memory.open
-    return partial(open_record, decoder=config.data.decoder, index_folder=index_folder(config))
-
-
-def index_folder(config: Config) -> IndexFolder:
-    """Where the packet indices of the data's videos are kept."""
-    root = str(config.data.root)
-    folder = cache_dir(config)
-    return IndexFolder(
-        folder / "packet_index",
-        root=folder / root if root in DEMO_ROOTS else Path(root).expanduser(),
-    )
-
-
-def evaluation_crops(config: Config) -> EvaluationCrops:
-    """The windows of a frame's views."""
-    return EvaluationCrops(
-        crop_size=config.clip.crop_size,
-        short_side=config.clip.short_side,
-        num_crops=config.views.num_crops,
-    )
-
-
-def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -> Augmentation:
-    """How training clips vary.
-
-    Raises:
-        ConfigError: `augment.no_flip_classes` names an unknown class.
-
-    """
-    augment = config.augment
-    no_flip: dict[str, set[int]] = {}
-    for head, names in augment.no_flip_classes.items():
-        for name in names:
-            if name not in vocabularies[head]:
-                close = difflib.get_close_matches(name, vocabularies[head].names, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ConfigError(f"augment.no_flip_classes: {name!r} is no {head} class{hint}")
-            no_flip.setdefault(head, set()).add(vocabularies[head].index(name))
-    return Augmentation(
-        crop_size=config.clip.crop_size,
-        short_side=config.clip.short_side,
-        random_resized=augment.crop == "random_resized",
-        area=augment.area,
-        aspect=augment.aspect,
-        scale=augment.scale,
-        flip=augment.flip,
-        no_flip_labels=no_flip,
-        color_jitter=augment.color_jitter,
-    )
-
-
-def build_training_loader(
-    config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
-) -> TrainingLoader:
-    """This rank's part of every training step."""
-    clips = TrainingClips(
-        split.records,
-        sampler=clip_sampler(config),
-        augmentation=build_augmentation(config, split.vocabularies),
-        seed=config.run.seed,
-        opener=record_opener(config, memory),
-        pixels=config.data.pixels,
-    )
-    order = TrainingOrder(
-        len(split),
-        global_batch_size=config.train.global_batch_size,
-        seed=config.run.seed,
-        ranks=ranks,
-    )
-    return TrainingLoader(
-        clips,
-        order,
-        num_workers=config.data.num_workers,
-        pin_memory=choose_device(config, ranks).type == "cuda",
-        policy=decode_policy(config),
-    )
-
-
-def build_evaluation_loader(
-    config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
-) -> EvaluationLoader:
-    """This rank's part of a split, every view of it."""
-    views = EvaluationViews(
-        split.records,
-        sampler=clip_sampler(config),
-        crops=evaluation_crops(config),
-        num_clips=config.views.num_clips,
-        opener=record_opener(config, memory),
-        pixels=config.data.pixels,
-    )
-    return EvaluationLoader(
-        views,
-        clips_per_batch=config.train.micro_batch_size,
-        ranks=ranks,
-        num_workers=config.data.num_workers,
-        pin_memory=choose_device(config, ranks).type == "cuda",
-        policy=decode_policy(config),
-    )

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from cdb_video import distributed
 from cdb_video.build import build_trainer
-from cdb_video.build_data import build_evaluation_loader, choose_device, read_data
+from cdb_video.build_clips import build_evaluation_loader, choose_device
+from cdb_video.build_data import read_data
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks, process_group

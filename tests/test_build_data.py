@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from cdb_video.build_data import build_augmentation, data_root, read_data
+from cdb_video.build_clips import build_augmentation
+from cdb_video.build_data import data_root, read_data
 from cdb_video.errors import ConfigError, DataError
 from tests.tiny import tiny_config
 

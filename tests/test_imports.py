@@ -31,14 +31,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prepare": BASE | LEAVES,
     "evaluation": BASE | LEAVES,
     "training": BASE | LEAVES | {"evaluation"},
-    "build_data": BASE | LEAVES | {"config", "evaluation"},
+    "build_clips": BASE | LEAVES | {"config"},
+    "build_data": BASE | LEAVES | {"config", "evaluation", "build_clips"},
     "build_losses": BASE | LEAVES | {"config", "evaluation", "training"},
     "build": BASE
     | LEAVES
-    | {"config", "config_file", "evaluation", "training", "build_data", "build_losses"},
+    | {"config", "config_file", "evaluation", "training"}
+    | {"build_clips", "build_data", "build_evaluation", "build_losses"},
+    "build_evaluation": BASE
+    | LEAVES
+    | {"config", "evaluation", "training", "build_clips", "build_data"},
     "experiments": BASE
     | LEAVES
-    | {"config", "config_file", "evaluation", "training", "build_data", "build"},
+    | {"config", "config_file", "evaluation", "training", "build"}
+    | {"build_clips", "build_data", "build_evaluation"},
 }
 
 

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cdb_video.build_data import clip_sampler, data_root, read_role
+from cdb_video.build_clips import clip_sampler
+from cdb_video.build_data import data_root, read_role
 from cdb_video.command_line import positive, run_tool
 from cdb_video.config import Config
 from cdb_video.config_file import load_config

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from cdb_video.build_data import choose_device
+from cdb_video.build_clips import choose_device
 from cdb_video.command_line import positive, run_tool
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.experiments.compare import Plan, finished, make_plan, run_cells

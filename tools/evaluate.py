@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from cdb_video import experiments
-from cdb_video.build import write_report
-from cdb_video.build_data import choose_device, read_role
+from cdb_video.build_clips import choose_device
+from cdb_video.build_data import read_role
+from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cdb_video import experiments
-from cdb_video.build_data import choose_device
+from cdb_video.build_clips import choose_device
 from cdb_video.command_line import run_tool
 from cdb_video.distributed import ONE_PROCESS, leave_cores_to_workers
 from cdb_video.experiments.posthoc import Correction, correct

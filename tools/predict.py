@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cdb_video import experiments
-from cdb_video.build_data import choose_device
+from cdb_video.build_clips import choose_device
 from cdb_video.clips.decoders import open_video
 from cdb_video.command_line import positive, run_tool
 from cdb_video.datasets.given import find_given

@@ -16,7 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cdb_video import build, distributed, experiments
-from cdb_video.build_data import Data, choose_device, read_data
+from cdb_video.build_clips import choose_device
+from cdb_video.build_data import Data, read_data
+from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
 from cdb_video.config import Config
 from cdb_video.config_file import dump_config, load_config, recipe_note
@@ -111,7 +113,7 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
     report = experiments.score(loaded, split, description=f"evaluating {role}", ranks=ranks)
     if ranks.is_main:
         print(f"selected checkpoint: {loaded.checkpoint.name}")
-        content = build.write_report(
+        content = write_report(
             folder,
             report,
             config=config,

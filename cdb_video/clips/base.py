@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+import av
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -190,12 +191,15 @@ def errors_name(path: Path) -> Iterator[None]:
     """Turn any failure inside a decoder into a DecodeError of one line that names the file.
 
     Decoders raise IndexError, UnicodeDecodeError, EOFError, OSError and their own kinds on damaged
-    files. Running out of memory is not the file's fault and stays what it is.
+    files. Running out of memory is not the file's fault and stays what it is; but FFmpeg says so
+    of a damaged file too, that claims a table of gigabytes.
     """
     try:
         yield
-    except (DecodeError, MemoryError):
+    except DecodeError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) and not isinstance(error, av.error.FFmpegError):
+            raise
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise DecodeError(f"{path}: {reason.splitlines()[0]}") from error

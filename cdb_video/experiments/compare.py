@@ -18,13 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cdb_video import build, distributed
-from cdb_video.build_data import (
-    Data,
-    build_evaluation_loader,
-    choose_device,
-    load_into_memory,
-    read_data,
-)
+from cdb_video.build_clips import build_evaluation_loader, choose_device
+from cdb_video.build_data import Data, load_into_memory, read_data
+from cdb_video.build_evaluation import write_report
 from cdb_video.clips.memory import ClipMemory
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
@@ -225,7 +221,7 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
             micro_batch_size=config.train.micro_batch_size,
         )
         if run:
-            build.write_report(
+            write_report(
                 run.path, report, config=config, classes=data.classes, split=split, role="test"
             )
             _write_cell(run, {"seconds_per_epoch": seconds})

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cdb_video.build_data import build_evaluation_loader, read_role
+from cdb_video.build_clips import build_evaluation_loader
+from cdb_video.build_data import read_role
 from cdb_video.config import ViewsConfig
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import ONE_PROCESS, Ranks

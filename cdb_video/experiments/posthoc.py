@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cdb_video.build import write_report
 from cdb_video.build_data import read_role
+from cdb_video.build_evaluation import write_report
 from cdb_video.config_file import dump_config, load_config
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation import posthoc

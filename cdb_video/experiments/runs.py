@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cdb_video.build import build_model, read_normalization
-from cdb_video.build_data import (
+from cdb_video.build_clips import (
     build_evaluation_loader,
     clip_sampler,
     evaluation_crops,

@@ -32,7 +32,8 @@ class Shown:
     """(C, H, W) of each."""
     size: tuple[int, ...]
     """(C, H, W) as the open video says."""
-    num_frames: int
+    times: tuple[float, ...]
+    """Seconds of each frame asked for."""
 
 
 @dataclass(frozen=True)
@@ -63,5 +64,5 @@ def _decode(job: Job) -> Shown:
             checksums=tuple(zlib.crc32(frame.contiguous().numpy().tobytes()) for frame in frames),
             sizes=tuple(tuple(frame.shape) for frame in frames),
             size=(3, video.height, video.width),
-            num_frames=video.num_frames,
+            times=tuple(round(t, 6) for t in video.times[asked].tolist()),
         )

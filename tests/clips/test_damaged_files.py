@@ -107,7 +107,9 @@ def test_damaged_file_is_decoded_or_refused(kind, tmp_path, request):
             assert result.message.startswith(f"{path}: "), (source.name, how)
             assert "\n" not in result.message
         else:
-            assert_right(result, outcomes[source].results[0], is_whole=how == "truncated")
+            # Of H.264 in AVI the times are made up.
+            is_whole = how == "truncated" and source.suffix != ".avi"
+            assert_right(result, outcomes[source].results[0], is_whole=is_whole)
     print(f"{kind}: {dict(sorted(tally.items()))}")
     assert sum(tally.values()) == NUM_DAMAGED
     # Neither answer may be the only one: then the damage shows nothing.
@@ -122,6 +124,8 @@ def interleaved() -> list[str]:
 def assert_right(found: Shown, whole: Shown, *, is_whole: bool) -> None:
     assert len(found.asked) == len(found.checksums) == ASKED
     assert set(found.sizes) == {found.size}
-    if is_whole:  # what is there is undamaged, and so are its frames
-        assert found.num_frames <= whole.num_frames
-        assert found.checksums == tuple(whole.checksums[i] for i in found.asked)
+    if is_whole:
+        # What is there is undamaged, and so are its frames. By their times: where a file ends
+        # before B-frames that the last of its frames is stored before, that one takes their number.
+        shown = dict(zip(whole.times, whole.checksums, strict=True))
+        assert found.checksums == tuple(shown[t] for t in found.times)

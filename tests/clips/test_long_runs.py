@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import statistics
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -20,6 +19,7 @@ from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.loader import TrainingLoader, TrainingOrder
 from cdb_video.clips.transforms import Augmentation
 from cdb_video.datasets.annotations import VideoRecord
+from tests.clips.files import pictures, write_pictures
 from tests.conftest import write_coded_video
 
 pytestmark = pytest.mark.slow
@@ -56,14 +56,13 @@ def resident_bytes(pid: int) -> int:
     return pages * 4096
 
 
-def test_twenty_minutes_open_from_the_index_in_milliseconds(tmp_path, monkeypatch, read_code):
-    # 480 frames with grain, 60 times: 28,800 frames at 24 a second.
-    noisy = {"crf": "1", "preset": "ultrafast", "x264-params": "keyint=24:bframes=2:threads=1"}
-    part = write_coded_video(tmp_path / "part.mp4", num_frames=480, size=(320, 240), options=noisy)
-    path = repeat(part, tmp_path / "long.mp4", 60)
+def test_twenty_minutes_open_from_the_index_in_milliseconds(tmp_path, monkeypatch):
+    # 250 frames with grain, 120 times: 30,000 at 25 a second.
+    part = write_pictures(tmp_path / "part.mp4", pictures(250, (128, 96)))
+    path = repeat(part, tmp_path / "long.mp4", 120)
     kept = IndexFolder(tmp_path / "index", tmp_path)
     with open_video(path, index_folder=kept) as video:
-        assert video.num_frames == 28_800
+        assert video.num_frames == 30_000
         assert float(video.times[-1]) == pytest.approx(20 * 60, abs=0.1)
 
     took_s, read = [], []
@@ -73,17 +72,20 @@ def test_twenty_minutes_open_from_the_index_in_milliseconds(tmp_path, monkeypatc
         with open_video(path, index_folder=kept) as video:
             took_s.append(time.process_time() - started)
             read.append(bytes_read() - read_before)
-            assert video.num_frames == 28_800
+            assert video.num_frames == 30_000
     with open_video(path, index_folder=kept) as video:
-        assert read_code(video.frames(torch.tensor([28_799, 480 * 30 + 7]))) == [479, 7]
+        frames = video.frames(torch.tensor([29_999, 250 * 70 + 7]))
+    with open_video(part) as video:
+        assert torch.equal(frames, video.frames(torch.tensor([249, 7])))
 
     size = path.stat().st_size
     print(
-        f"opened in {statistics.median(took_s) * 1e3:.1f} ms,"
+        f"opened in {min(took_s) * 1e3:.1f} ms of one core's time,"
         f" {max(read) / 1e6:.1f} of {size / 1e6:.0f} MB read"
     )
-    assert statistics.median(took_s) < 0.005
-    assert max(read) < size / 10
+    # The least: what else the machine does slows some openings, and makes none faster.
+    assert min(took_s) < 0.005
+    assert max(read) < size / 20
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -91,7 +93,7 @@ def test_worker_does_not_grow_over_two_thousand_clips(tmp_path):
     small = write_coded_video(tmp_path / "small.mp4", num_frames=40)
     long = repeat(write_coded_video(tmp_path / "part.mp4", num_frames=480), tmp_path / "l.mp4", 6)
     # More files than a process keeps indices of, so that these come and go.
-    num_files = 4 * pyav.MAX_INDICES
+    num_files = 2 * pyav.MAX_INDICES
     paths = [tmp_path / f"{i}.mp4" for i in range(num_files)]
     for i, path in enumerate(paths):
         shutil.copy(long if i % 16 == 0 else small, path)
@@ -111,7 +113,7 @@ def test_worker_does_not_grow_over_two_thousand_clips(tmp_path):
     loader = TrainingLoader(clips, order, num_workers=1, pin_memory=False)
 
     given, sizes = 0, {}
-    for epoch in range(8):
+    for epoch in range(16):
         for batch in loader.epoch(epoch):
             given += len(batch)
             [worker] = multiprocessing.active_children()

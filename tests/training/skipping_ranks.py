@@ -10,7 +10,8 @@ import torch
 
 from cdb_video import distributed
 from cdb_video.build import build_trainer
-from cdb_video.build_data import choose_device, read_data
+from cdb_video.build_clips import choose_device
+from cdb_video.build_data import read_data
 from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks, process_group
 from cdb_video.experiments import open_run

@@ -1,0 +1,177 @@
+"""The evaluation side of `build`: what measures a model in training, and the files of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdb_video import distributed
+from cdb_video.build_clips import build_evaluation_loader
+from cdb_video.build_data import Data
+from cdb_video.config import Config
+from cdb_video.counts import ClassCounts
+from cdb_video.datasets.annotations import Split
+from cdb_video.distributed import Ranks
+from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.evaluation.features import extract_features
+from cdb_video.evaluation.predictions import HeadClasses, save_predictions
+from cdb_video.evaluation.report import make_report, save_report
+from cdb_video.evaluation.report_page import is_due, refresh_report_page, write_report_page
+from cdb_video.models.recognizer import Recognizer
+from cdb_video.precision import Precision
+from cdb_video.training.crossfit import crossfit_counts, take_clips
+from cdb_video.training.run_folder import RunFolder
+from cdb_video.training.run_log import RunLog
+
+
+def build_validation(
+    config: Config,
+    data: Data,
+    device: torch.device,
+    precision: Precision,
+    ranks: Ranks,
+    run: RunFolder | None,
+    log: RunLog,
+    *,
+    quiet: bool,
+) -> Callable[[Recognizer], EvalReport] | None:
+    """Model -> what the validation split says of it, with its report; None without the split."""
+    if data.val is None:
+        return None
+    split = data.val
+    loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
+
+    def validate(model: Recognizer) -> EvalReport:
+        report = evaluate(
+            model,
+            loader,
+            device=device,
+            precision=precision,
+            micro_batch_size=config.train.micro_batch_size,
+            description="validation",
+            quiet=quiet or not ranks.is_main,
+        )
+        if run:
+            write_report(
+                run.path,
+                report,
+                config=config,
+                classes=data.classes,
+                split=split,
+                role="val",
+                log=log,
+            )
+        return report
+
+    return validate
+
+
+def build_crossfit(
+    config: Config, data: Data, device: torch.device, precision: Precision, ranks: Ranks
+) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
+    """Model -> counts of training clips; None where difficulty does not come from `crossfit`."""
+    if not config.uses_difficulty or config.loss.difficulty.source != "crossfit":
+        return None
+    most, seed = config.loss.difficulty.max_clips_per_class, config.run.seed
+    taken: set[int] = set()
+    for head in data.train.heads:
+        taken.update(take_clips(data.train.labels(head), most, seed=seed).tolist())
+    chosen = replace(data.train, records=tuple(data.train.records[i] for i in sorted(taken)))
+    loader = build_evaluation_loader(config, chosen, ranks=ranks, memory=data.memory)
+    recordings = {record.id: record.recording for record in chosen.records}
+
+    def measure(model: Recognizer) -> dict[str, ClassCounts]:
+        seen = extract_features(
+            model,
+            loader,
+            device=device,
+            precision=precision,
+            micro_batch_size=config.train.micro_batch_size,
+        )
+        fitted = None
+        if ranks.is_main:  # and not on every rank, whose last bits might differ
+            fitted = {
+                head: crossfit_counts(
+                    seen.features,
+                    seen.labels[head],
+                    num_classes=num_classes,
+                    groups=[recordings[name] for name in seen.ids],
+                    seed=seed,
+                    natural_counts=data.train.class_counts(head),
+                )
+                for head, num_classes in data.train.num_classes.items()
+            }
+        result: dict[str, ClassCounts] | None = distributed.broadcast_object(fitted)
+        assert result is not None  # noqa: S101 - rank 0 has it
+        return result
+
+    return measure
+
+
+def write_report(
+    folder: Path,
+    report: EvalReport,
+    *,
+    config: Config,
+    classes: Mapping[str, HeadClasses],
+    split: Split,
+    role: str,
+    log: RunLog | None = None,
+    subsets: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Any]:
+    """Write `report_<role>.json`, its page and `predictions_<role>.npz` into a run's folder.
+
+    Args:
+        folder: the run's.
+        report: what an evaluation found.
+        config: of the run.
+        classes: head -> names and training counts.
+        split: what was evaluated.
+        role: its role: train, val or test.
+        log: of the training that goes on: it is shown the figures, and the pictures of the page,
+            which has no thumbnails and waits for its turn; None: training is done.
+        subsets: name -> ids of the videos to give figures of apart.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = make_report(
+        report.predictions,
+        classes,
+        run=config.run.name or folder.name,
+        split=role,
+        annotation_split=split.name,
+        views=f"{config.views.num_clips}x{config.views.num_crops}",
+        split_fed=split_fed(config, role),
+        subsets=subsets,
+        skipped=report.skipped,
+    )
+    save_predictions(folder / f"predictions_{role}.npz", report.predictions, classes)
+    save_report(folder / f"report_{role}.json", content)
+    if log:
+        log.show_report(content)
+    if log is None or is_due(folder / f"report_{role}.html"):
+        write_report_page(
+            folder,
+            content,
+            report.predictions,
+            classes,
+            records=() if log else split.records,
+            on_figures=partial(log.show_figures, role) if log else None,
+            live=log is not None,
+        )
+    if log is None and role != "val":
+        refresh_report_page(folder, "val")
+    return content
+
+
+def split_fed(config: Config, role: str) -> list[str]:
+    """What else a split was used for in the run."""
+    fed = {"train": ["training"], "val": ["selection"], "test": []}[role]
+    if config.uses_difficulty and config.loss.difficulty.source == role:
+        fed = [*fed, "difficulty"]
+    return fed
