@@ -79,6 +79,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a configuration")
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: cannot be read: no such file{_file_hint(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
@@ -97,6 +99,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: must hold sections such as `train:`, got {type(values).__name__}"
         )
     return values
+
+
+def _file_hint(path: Path) -> str:
+    """What may be meant: a file beside it, or a recipe of configs/ by its name alone."""
+    found = [*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml")]
+    names = {name: near for near in found for name in (near.stem, near.name, str(near))}
+    close = difflib.get_close_matches(str(path), names, n=1, cutoff=0.8)
+    return f"; did you mean {str(names[close[0]])!r}?" if close else ""
 
 
 def _refuse_unfolding(path: Path, text: str) -> None:

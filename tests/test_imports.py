@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in BASE},
     "config": set(),
     "config_file": {"config", "errors"},
+    "config_reference": {"config"},
     "command_line": {"errors"},
     "datasets": BASE,
     "clips": BASE | {"datasets"},

@@ -79,7 +79,7 @@ def test_every_tool_command_runs_in_the_order_of_the_readme(
     monkeypatch.chdir(workplace)
     os.symlink(ROOT / "configs", workplace / "configs")
     own = [command for command in commands() if "pip" not in command]
-    assert len(own) == 17
+    assert len(own) == 16
 
     for command in own:
         run(command, monkeypatch)

@@ -1,7 +1,7 @@
 """Compare losses, or anything else, on one configuration: paired seeds, intervals, a verdict.
 
     python tools/compare.py configs/demo.yaml --losses cross_entropy,balanced_softmax,cdb --seeds 5
-    python tools/compare.py CONFIG.yaml --losses cross_entropy \
+    python tools/compare.py CONFIG.yaml --losses cross_entropy \\
         --arm cdb_bs='loss.name=cdb loss.base=balanced_softmax' data.root=my_videos
 
 Every arm of a seed starts from the same weights and sees the same clips in the same order. Where an

@@ -36,7 +36,7 @@ def open_video(
     `pyav` is the default and reads everything. `decord` and `torchcodec` number frames by the same
     packet index, and refuse files that it cannot vouch for. All three give the same bits for 8-bit
     video of even width and height. Elsewhere they widen the chroma differently: means over a frame
-    differ by up to 5 grey levels of 255 (10-bit 4:2:0 and odd sizes), single pixels at sharp colour
+    differ by up to 6 grey levels of 255 (10-bit 4:2:0 and odd sizes), single pixels at sharp colour
     edges by much more.
 
     Args:

@@ -252,6 +252,18 @@ def test_damaged_frame_is_an_error_not_another_frame(coded_video):
             video.frames(torch.tensor([12]))
 
 
+def test_file_that_claims_gigabytes_is_refused(coded_video):
+    # FFmpeg says that memory ran out, which would end a training run, were it true.
+    path = coded_video()
+    data = bytearray(path.read_bytes())
+    count = data.index(b"stts") + 8  # ISO/IEC 14496-12, 8.6.1.2: type, version and flags, count
+    data[count : count + 4] = b"\x1f\xff\xff\xff"
+    path.write_bytes(data)
+
+    with pytest.raises(DecodeError, match=r"video\.mp4: Cannot allocate memory"):
+        open_video(path)
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/a.mp4", "file:///a.mp4", "concat://a|b"])
 def test_url_is_refused(url):
     with pytest.raises(DecodeError, match="only local files"):

@@ -84,12 +84,13 @@ def test_of_other_codecs_none_is_droppable(coded_video):
         {"bframes": 2, "interlaced": 1},
     ],
 )
+@pytest.mark.slow
 def test_frames_without_the_dropped_ones_are_those_of_a_full_decode(name, params, coded_video):
     path = coded_video(name, **x264(**params))
     everything = decode_all(path)
     assert index_of(path).droppable.sum() >= NUM_FRAMES // 4
 
-    for first in range(6):
+    for first in (0, 1, 5):
         for step in (2, 5, 11):
             indices = torch.arange(first, NUM_FRAMES, step)
             with open_video(path) as video:

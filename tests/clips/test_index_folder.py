@@ -212,7 +212,7 @@ def test_folder_that_cannot_be_written_does_no_harm(root, coded_video, tmp_path,
 
 
 def keep_often(kept: IndexFolder, path: Path, index: FrameIndex) -> None:
-    for _ in range(100):
+    for _ in range(40):
         kept.keep(path, index)
 
 

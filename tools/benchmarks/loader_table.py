@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 NEEDS = {
     "decord": "pip install decord (x86-64 wheels only)",
@@ -37,8 +37,11 @@ def print_loader_report(report: Mapping[str, Any]) -> None:
 
 
 def arm_table(report: Mapping[str, Any]) -> Table:
-    """A row a loader."""
-    table = Table("loader", "makes", "CPU-ms a clip", "clips/s", "of the floor", "peak RSS, MB")
+    """A row a loader; CPU time is that of a clip."""
+    # Whole names, also in a terminal of 80 columns.
+    table = Table(
+        Column("loader", no_wrap=True), "makes", "CPU-ms", "clips/s", "of the floor", "peak RSS, MB"
+    )
     for name, figures in report["arms"].items():
         table.add_row(
             name,

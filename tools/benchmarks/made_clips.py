@@ -1,7 +1,7 @@
 """Made-up clips to decode: a camera that looks round a room, a hand before it, sensor noise.
 
 H.264 as a recording has it: half-pixel motion, edges that cover and uncover, noise that no
-prediction removes. What EGTEA Gaze+'s own files were encoded with is not published.
+prediction removes. What EGTEA Gaze+'s own files were encoded with is not known.
 """
 
 from __future__ import annotations
