@@ -2,7 +2,7 @@
 
     python -m cdb_video.config_reference > docs/configuration.md
 
-tests/test_docs.py compares the two.
+tests/test_pages.py compares the two.
 """
 
 from __future__ import annotations

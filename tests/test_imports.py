@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cdb_video"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "tools").glob("*.py"))]
 
-BASE = {"counts", "distributed", "errors", "precision", "progress"}
+BASE = {"counts", "distributed", "errors", "files", "precision", "progress"}
 LEAVES = {"datasets", "clips", "models", "losses"}
 # Room -> the rooms that it may import. A room is a folder or a file of the package.
 MAY_IMPORT: dict[str, set[str]] = {

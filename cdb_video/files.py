@@ -1,0 +1,29 @@
+"""Writing a file so that a reader finds the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` in one move; an error leaves `path` as it was.
+
+    It has the process's id, as two processes may write the same file, and the ending of `path`, by
+    which some libraries choose the format.
+    """
+    beside = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8; a file of that name is replaced in one move."""
+    with replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8")
