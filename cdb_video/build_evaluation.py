@@ -21,7 +21,7 @@ from cdb_video.evaluation.evaluate import EvalReport, evaluate
 from cdb_video.evaluation.features import extract_features
 from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
-from cdb_video.evaluation.report_page import is_due, refresh_report_page, write_report_page
+from cdb_video.evaluation.report_page import is_due, write_report_page
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision
 from cdb_video.training.crossfit import crossfit_counts, take_clips
@@ -39,14 +39,17 @@ def build_validation(
     log: RunLog,
     *,
     quiet: bool,
-) -> Callable[[Recognizer], EvalReport] | None:
-    """Model -> what the validation split says of it, with its report; None without the split."""
+) -> Callable[[Recognizer, bool], EvalReport] | None:
+    """Model, whether it is training's last -> what the validation split says of it, with its report.
+
+    None without the split.
+    """
     if data.val is None:
         return None
     split = data.val
     loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
 
-    def validate(model: Recognizer) -> EvalReport:
+    def validate(model: Recognizer, last: bool) -> EvalReport:
         report = evaluate(
             model,
             loader,
@@ -65,6 +68,7 @@ def build_validation(
                 split=split,
                 role="val",
                 log=log,
+                last=last,
             )
         return report
 
@@ -122,6 +126,7 @@ def write_report(
     split: Split,
     role: str,
     log: RunLog | None = None,
+    last: bool = False,
     subsets: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """Write `report_<role>.json`, its page and `predictions_<role>.npz` into a run's folder.
@@ -135,26 +140,27 @@ def write_report(
         role: its role: train, val or test.
         log: of the training that goes on: it is shown the figures, and the pictures of the page,
             which has no thumbnails and waits for its turn; None: training is done.
+        last: of its validations: the page waits no longer.
         subsets: name -> ids of the videos to give figures of apart.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = make_report(
-        report.predictions,
-        classes,
-        run=config.run.name or folder.name,
-        split=role,
-        annotation_split=split.name,
-        views=f"{config.views.num_clips}x{config.views.num_crops}",
-        split_fed=split_fed(config, role),
-        subsets=subsets,
-        skipped=report.skipped,
-    )
-    save_predictions(folder / f"predictions_{role}.npz", report.predictions, classes)
+    about = {
+        "run": config.run.name or folder.name,
+        "split": role,
+        "annotation_split": split.name,
+        "views": f"{config.views.num_clips}x{config.views.num_crops}",
+        "split_fed": split_fed(config, role),
+        "subsets": {name: sorted(ids) for name, ids in (subsets or {}).items()},
+        "skipped": report.skipped,
+    }
+    content = make_report(report.predictions, classes, **about)
+    predictions = replace(report.predictions, about=about)
+    save_predictions(folder / f"predictions_{role}.npz", predictions, classes)
     save_report(folder / f"report_{role}.json", content)
     if log:
         log.show_report(content)
-    if log is None or is_due(folder / f"report_{role}.html"):
+    if log is None or last or is_due(folder / f"report_{role}.html"):
         write_report_page(
             folder,
             content,
@@ -164,8 +170,6 @@ def write_report(
             on_figures=partial(log.show_figures, role) if log else None,
             live=log is not None,
         )
-    if log is None and role != "val":
-        refresh_report_page(folder, "val")
     return content
 
 

@@ -45,11 +45,16 @@ def recipe_note(path: str | Path, config: Config) -> str | None:
 
     Far is twice, or half, of what the usual rules make of the file's rate: in proportion to the
     batch for SGD (Goyal et al., arXiv 1706.02677), to its root for Adam (Malladi et al., arXiv
-    2205.10287).
+    2205.10287). Of another optimiser the file says nothing, and its rate is no rate to keep.
     """
     recipe = load_config(path)
     if recipe.optim.name != config.optim.name:
-        return None
+        if recipe.optim.lr != config.optim.lr:
+            return None  # a rate of its own
+        return (
+            f"note: optim.name={config.optim.name}: optim.lr={recipe.optim.lr:g} is the rate that "
+            f"{path} has for {recipe.optim.name}"
+        )
     batch, own_batch = config.train.global_batch_size, recipe.train.global_batch_size
     power, rule = (1.0, "in proportion") if config.optim.name == "sgd" else (0.5, "by its root")
     usual = recipe.optim.lr * (batch / own_batch) ** power

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +17,16 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 LINE_EVERY_S = 10.0
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints names as they are: `tap [on/off]` is no markup, `:cat:` no emoji.
+
+    Args:
+        options: rich's own.
+
+    """
+    return Console(markup=False, emoji=False, **options)
 
 
 class Progress:
@@ -36,14 +46,14 @@ class Progress:
         self.unit = unit
         self.done = 0.0
         self._started = self._last_line = time.monotonic()
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = plain_console(stderr=True, quiet=quiet)
         self._bar: RichProgress | None = None
         if self._console.is_terminal and not quiet:
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self._console,

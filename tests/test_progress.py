@@ -91,3 +91,11 @@ def test_speed_is_units_over_seconds(monkeypatch):
     bar.advance(10)
 
     assert bar.speed == 2.5
+
+
+@pytest.mark.usefixtures("_every_line")
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(capsys):
+    with Progress("[/x] :cat:.mp4", total=2, unit="windows") as bar:
+        bar.advance(1)
+
+    assert "[/x] :cat:.mp4: 1/2" in capsys.readouterr().err

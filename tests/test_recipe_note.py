@@ -26,13 +26,22 @@ def test_a_rate_far_from_the_recipe_is_noted_with_the_usual_one(
     assert note.endswith(f" is {usual}")
 
 
+def test_the_rate_of_another_optimiser_is_noted(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optim: {name: sgd, lr: 0.1}\n")
+
+    note = recipe_note(recipe, load_config(recipe, ["optim.name=adamw"]))
+
+    assert note == (f"note: optim.name=adamw: optim.lr=0.1 is the rate that {recipe} has for sgd")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         [],
         ["train.global_batch_size=8", "optim.lr=0.025"],  # in proportion
         ["train.global_batch_size=24"],  # not far
-        ["optim.name=adamw", "optim.lr=1e-4"],  # another optimiser has rates of its own
+        ["optim.name=adamw", "optim.lr=1e-4"],  # a rate of the other optimiser's own
     ],
 )
 def test_what_is_near_or_cannot_be_compared_is_not_noted(

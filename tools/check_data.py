@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cdb_video.build_clips import clip_sampler
+from cdb_video.build_clips import clip_sampler, index_folder
 from cdb_video.build_data import data_root, read_role
 from cdb_video.command_line import positive, run_tool
 from cdb_video.config import Config
@@ -39,7 +39,12 @@ def main() -> int:
     column = config.data.hold_out_column
     diagnosis = check_data(
         splits,
-        FileCheck(clip_sampler(config), decoder=config.data.decoder, full=arguments.full),
+        FileCheck(
+            clip_sampler(config),
+            decoder=config.data.decoder,
+            index_folder=index_folder(config),
+            full=arguments.full,
+        ),
         subject_columns=(column,) if column else SUBJECT_COLUMNS,
         num_workers=arguments.workers,
         timeout_s=arguments.timeout,

@@ -189,21 +189,27 @@ def score_file(arguments: argparse.Namespace) -> None:
     """Print the tables of a predictions file, as the arguments want it."""
     path, tau = arguments.predictions, arguments.logit_adjust
     predictions, classes = load_predictions(path)
-    subsets = find_subsets(arguments.subset, ids=predictions.ids, metadata=predictions.metadata)
     views = next(iter(predictions.heads.values())).view_scores.shape[1]
+    about = {
+        # Of a file of an earlier version; else it says itself.
+        "run": path.parent.name,
+        "split": path.stem.removeprefix("predictions_"),
+        "annotation_split": path.name,
+        "views": str(views),
+        **predictions.about,
+    }
+    about["subsets"] = about.get("subsets", {}) | find_subsets(
+        arguments.subset,
+        ids=predictions.ids,
+        metadata=predictions.metadata,
+        skipped=[id_ for id_, _ in predictions.skipped],
+    )
     if tau:
+        about["logit_adjust"] = about.get("logit_adjust", 0.0) + tau
         predictions = adjust_predictions(predictions, classes, tau=tau)
     if arguments.epic_submission is not None:
         write_epic_submission(predictions, classes, arguments.epic_submission)
-    report = make_report(
-        predictions,
-        classes,
-        run=path.parent.name,
-        split=path.stem.removeprefix("predictions_"),
-        annotation_split=path.name,
-        views=str(views),
-        subsets=subsets,
-    )
+    report = make_report(predictions, classes, **about)
     print_report(report)
     summarize([report], arguments.json)
 

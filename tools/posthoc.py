@@ -24,7 +24,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cdb_video import experiments
@@ -32,6 +31,7 @@ from cdb_video.build_clips import choose_device
 from cdb_video.command_line import run_tool
 from cdb_video.distributed import ONE_PROCESS, leave_cores_to_workers
 from cdb_video.experiments.posthoc import Correction, correct
+from cdb_video.progress import plain_console
 
 FIGURES = {
     "mean_class_accuracy": "mean class accuracy",
@@ -98,7 +98,7 @@ def print_correction(found: Correction) -> None:
             for report in (before, after)
         ]
         table.add_row(shown, *cells)
-    Console().print(table)
+    plain_console().print(table)
     print(", ".join(f"{key}: {value}" for key, value in settings.items()))
     if found.model_folder is not None:
         print(f"corrected run: {found.model_folder}")

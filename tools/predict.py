@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from cdb_video import experiments
@@ -30,7 +30,8 @@ from cdb_video.errors import UserError
 from cdb_video.evaluation.prediction_files import VideoPrediction, write_csv, write_json
 from cdb_video.evaluation.video_writer import save_video
 from cdb_video.experiments import LoadedRun
-from cdb_video.progress import Progress
+from cdb_video.files import replaced
+from cdb_video.progress import Progress, plain_console
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     run = experiments.load_run(arguments.run, overrides=overrides)
     run.model.to(choose_device(run.config, ONE_PROCESS))
     videos = find_given(arguments.videos, frames=arguments.fps is not None)
-    check_save(arguments.save, videos)
+    check_targets(arguments, videos)
     predictions: list[VideoPrediction] = []
     try:
         predict_all(run, videos, arguments, predictions)
@@ -85,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.hop and not arguments.window:
         parser.error("--hop needs --window")
+    if arguments.threshold and not (arguments.window or arguments.save):
+        parser.error("--threshold needs --window or --save")
     if arguments.hop and arguments.hop > arguments.window:
         parser.error(f"--hop {arguments.hop:g}: must be at most --window {arguments.window:g}")
     return arguments
@@ -116,16 +119,31 @@ def in_a_folder(text: str) -> Path:
     return path
 
 
-def check_save(target: Path | None, videos: list[Path]) -> None:
-    """The drawn video is one video's, an mp4, and another file than its source."""
-    if target is None:
-        return
+def check_targets(arguments: argparse.Namespace, videos: list[Path]) -> None:
+    """What is written is no video that is read, nor the same file twice."""
+    sources = {video.resolve() for video in videos}
+    taken: dict[Path, str] = {}
+    for option in ("json", "csv", "save"):
+        target = getattr(arguments, option)
+        if target is None:
+            continue
+        place = target.resolve()
+        # A video may be a folder of frames.
+        if sources & {place, place.parent}:
+            raise UserError(f"--{option} {target}: is the video itself, which stays as it is")
+        if place in taken:
+            raise UserError(f"--{option} {target}: is the file of --{taken[place]} too")
+        taken[place] = option
+    if arguments.save:
+        check_save(arguments.save, videos)
+
+
+def check_save(target: Path, videos: list[Path]) -> None:
+    """The drawn video is one video's, and an mp4."""
     if target.suffix.lower() != ".mp4":
         raise UserError(f"--save {target}: must be an mp4 file")
     if len(videos) > 1:
         raise UserError(f"--save {target}: is for one video, and {len(videos)} are given")
-    if target.resolve() == videos[0].resolve():
-        raise UserError(f"--save {target}: is the video itself, which stays as it is")
 
 
 def predict_all(
@@ -156,11 +174,13 @@ def predict_all(
 
 
 def write_files(predictions: list[VideoPrediction], arguments: argparse.Namespace) -> None:
-    """JSON and CSV, where asked for."""
+    """JSON and CSV, where asked for; a file of that name is replaced in one move."""
     for path, write in ((arguments.json, write_json), (arguments.csv, write_csv)):
         if path:
+            is_pipe = path.exists() and not path.is_file()
             try:
-                write(path, predictions)
+                with nullcontext(path) if is_pipe else replaced(path.resolve()) as target:
+                    write(target, predictions)
             except OSError as error:
                 raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -189,17 +209,17 @@ def draw(
             )
         except OSError as error:
             raise UserError(f"{arguments.save}: cannot be written: {error.strerror}") from error
-    Console().print(f"drawn: {arguments.save}")
+    plain_console().print(f"drawn: {arguments.save}")
 
 
 def print_tables(predictions: list[VideoPrediction]) -> None:
     """A row a class, grouped by video; of long videos a row a segment, grouped by head."""
     whole = [one for one in predictions if one.timeline is None]
     if whole:
-        Console().print(table_of_classes(whole))
+        plain_console().print(table_of_classes(whole))
     for one in predictions:
         if one.timeline is not None:
-            Console().print(table_of_segments(one))
+            plain_console().print(table_of_segments(one))
 
 
 def table_of_classes(predictions: list[VideoPrediction]) -> Table:

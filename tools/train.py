@@ -24,6 +24,7 @@ from cdb_video.config import Config
 from cdb_video.config_file import dump_config, load_config, recipe_note
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.evaluation.report import print_report
+from cdb_video.evaluation.report_page import finish_report_page
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -121,7 +122,10 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
             split=split,
             role=role,
         )
+        if data.val:
+            finish_report_page(folder, "val", data.val.records)
         print_report(content)
+        print(f"report: {folder / f'report_{role}.html'}")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,11 @@ class ToPlanes:
             frame = self._reformatter.reformat(
                 frame, format="yuv420p", interpolation=Interpolation.BICUBIC, threads=1
             )
+        to_rgb = rgb_matrix(frame)
         if self._to_rgb is None:
-            self._to_rgb = rgb_matrix(frame)
+            self._to_rgb = to_rgb
+        elif not torch.equal(to_rgb, self._to_rgb):
+            raise ValueError("the matrix or range of colours changes; use data.pixels=rgb")
         half = halved(widened(self._window))
         luma, u, v = (
             cut(np.rot90(_plane(frame, i), turns), self._window if i == 0 else half).copy()

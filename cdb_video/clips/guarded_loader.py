@@ -61,6 +61,7 @@ class GuardedLoader(Generic[Item, Collated]):
         self._guarded = Guarded(dataset, records, policy.timeout_s, num_workers)
         self._collate = _Collate(collate)
         self._plan: list[list[Any]] = []
+        self._passes = 0
         self._workers: dict[int, BaseProcess] = {}
         self._waiting = False
         self._loader = self._new_loader()
@@ -74,8 +75,12 @@ class GuardedLoader(Generic[Item, Collated]):
 
         """
         iterator: Iterator[Any] | None = None
+        self._passes += 1
+        this_pass = self._passes
         done = 0
         while done < len(plan):
+            if self._passes != this_pass:
+                raise RuntimeError("another pass over this loader has begun: one at a time")
             found = lost = None
             try:
                 with self._waking():
@@ -107,6 +112,8 @@ class GuardedLoader(Generic[Item, Collated]):
         # Killed, and not asked to end: another one may hang too.
         for process in self._workers.values():
             process.kill()
+        for process in self._workers.values():
+            process.join()
         self._workers.clear()
         self._guarded.posts.clear()
         self._guarded.lost.update((one.index, one.message) for one in lost)
@@ -117,6 +124,10 @@ class GuardedLoader(Generic[Item, Collated]):
         options: dict[str, Any] = {}
         if self.num_workers:
             options = {"persistent_workers": True, "prefetch_factor": 2}
+            # Python 3.14's default starts workers from another process, which then is their parent:
+            # no signal would tell this one of their end.
+            if multiprocessing.get_start_method(allow_none=True) is None:
+                options["multiprocessing_context"] = "fork"
         return DataLoader(
             self._guarded,
             batch_sampler=self._plan,
@@ -178,10 +189,15 @@ class GuardedLoader(Generic[Item, Collated]):
         """The clips that workers were at when they ended; None: no worker ended.
 
         Raises:
-            RunError: one ended between two clips.
+            RunError: one was ended from outside, or between two clips.
 
         """
         ended = self._ended()
+        if blameless := [status for status in ended.values() if status in _BLAMELESS]:
+            raise RunError(
+                f"a loader's process was ended from outside ({_name(*blameless)}); is there "
+                "memory, and room in /dev/shm, for data.num_workers processes?"
+            )
         lost = [
             Skipped(index, self._reason(self.records[index], ended[pid]))
             for pid, index in self._guarded.posts.items()
@@ -198,6 +214,10 @@ class GuardedLoader(Generic[Item, Collated]):
         if status == -signal.SIGALRM:
             return took_too_long(record, self.policy.timeout_s)
         return f"{record.path}: the process that decoded clip {record.id} died ({_name(status)})"
+
+
+_BLAMELESS = frozenset({0, -signal.SIGKILL, -signal.SIGBUS, -signal.SIGTERM})
+"""What the machine does to processes (no memory left, a full /dev/shm), whatever they are at."""
 
 
 class _WorkerEndedError(RuntimeError):

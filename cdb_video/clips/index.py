@@ -20,8 +20,8 @@ from cdb_video.errors import DecodeError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,gif,flv"
 """Containers that hold their own data. Playlists, which name other files, are not among them."""
-_TELLS_ALL = frozenset({"mov", "matroska"})
-"""Formats whose headers say what other files are probed for."""
+_TELLS_ALL = frozenset({"mov"})
+"""Formats whose headers say what other files are probed for; Matroska's do not tell of B-frames."""
 UNPROBED = MappingProxyType({"probesize": "32768", "analyzeduration": "0"})
 """Without decoding first frames to learn what is in the file: 1 ms in place of 6 for 640x480."""
 

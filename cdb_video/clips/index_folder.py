@@ -15,6 +15,7 @@ from cdb_video.clips.index import FrameIndex
 
 FORMAT = f"1, av {av.__version__}"
 """What makes an index of the same file another one: this class, and the library that read it."""
+ELSEWHERE = "outside of the root"
 _TENSORS = ("times", "pts", "key", "key_pts", "droppable")
 
 
@@ -23,6 +24,7 @@ class IndexFolder:
     """A folder of indices, by paths relative to the data's root, which may be mounted elsewhere.
 
     An index holds as long as its file has the size and the time of change that it was made from.
+    Two roots of one name share places: they are right still, and made again where paths are equal.
     """
 
     folder: Path
@@ -35,7 +37,7 @@ class IndexFolder:
         try:
             with safe_open(self._place(path), framework="pt") as kept:
                 about = kept.metadata() or {}
-                if about.get("file") != _identity(path):
+                if about["file"] != _identity(path.stat()):
                     return None
                 return FrameIndex(
                     **{name: kept.get_tensor(name) for name in _TENSORS},
@@ -44,14 +46,21 @@ class IndexFolder:
                     width=int(about["width"]),
                     open_gop=about["open_gop"] == "True",
                 )
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, KeyError, ValueError):
             return None
 
-    def keep(self, path: Path, index: FrameIndex) -> None:
-        """Keep an index; where nothing can be written, the next run makes it again."""
+    def keep(self, path: Path, index: FrameIndex, status: os.stat_result) -> None:
+        """Keep an index; where nothing can be written, the next run makes it again.
+
+        Args:
+            path: of the file.
+            index: of the file.
+            status: the file's, of before it was read: it may have grown since.
+
+        """
         place = self._place(path)
         about = {
-            "file": _identity(path),
+            "file": _identity(status),
             "fps": repr(index.fps),
             "height": str(index.height),
             "width": str(index.width),
@@ -60,16 +69,20 @@ class IndexFolder:
         beside = place.with_name(f"{place.name}.tmp{os.getpid()}")
         with contextlib.suppress(OSError, SafetensorError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: getattr(index, name) for name in _TENSORS}, beside, metadata=about)
-            beside.replace(place)
+            try:
+                save_file({name: getattr(index, name) for name in _TENSORS}, beside, metadata=about)
+                beside.replace(place)
+            finally:
+                beside.unlink(missing_ok=True)
 
     def _place(self, path: Path) -> Path:
-        inside = os.path.relpath(path, self.root)
+        # Without "..", which would lead out of the folder.
+        file, root = os.path.abspath(path), Path(os.path.abspath(self.root))
+        inside = os.path.relpath(file, root)
         if inside.startswith(os.pardir):
-            return self.folder / "elsewhere" / f"{path.absolute()}.index".lstrip(os.sep)
-        return self.folder / self.root.absolute().name / f"{inside}.index"
+            return self.folder / ELSEWHERE / f"{file}.index".lstrip(os.sep)
+        return self.folder / root.name / f"{inside}.index"
 
 
-def _identity(path: Path) -> str:
-    status = path.stat()
+def _identity(status: os.stat_result) -> str:
     return f"{status.st_size} bytes, changed {status.st_mtime_ns}, {FORMAT}"

@@ -33,8 +33,9 @@ class PyavDecoder(BaseDecoder):
 
     Packets that no other frame is decoded from are left out, but for the wanted ones. Neither
     seeks nor timestamps are trusted blindly: decoding starts at the very packet of that key frame,
-    and each frame on the way must be the next of the index. Else all packets are decoded, then
-    from an earlier key frame, then from the start of the file, then the frames in order.
+    and each frame on the way must be the next of the index. Else it is sought from further back,
+    then every packet is decoded from an earlier key frame, then from the start of the file, then
+    the frames are taken in order.
     """
 
     def __init__(self, path: Path, *, index_folder: IndexFolder | None = None) -> None:
@@ -59,7 +60,7 @@ class PyavDecoder(BaseDecoder):
             if index is None:
                 index = decoded_index(self._container, self._stream)
             if folder:
-                folder.keep(path, index)
+                folder.keep(path, index, status)
         _INDICES[key] = index
         if len(_INDICES) > MAX_INDICES:
             _INDICES.popitem(last=False)
@@ -105,11 +106,12 @@ class PyavDecoder(BaseDecoder):
         """What is taken of a run's frames, found by their times; None if one does not come out."""
         key = int(self._index.key[run[0]])
         dropped = self._droppable(key, run)
-        attempts = [(key, dropped), (key, _NOTHING), (key - 1, _NOTHING)]
-        for row, without in attempts if dropped else attempts[1:]:
-            if row < 0:
+        # MPEG streams are sought by the order of decoding, and so from one key frame earlier.
+        attempts = [(key, key, dropped), (key - 1, key, dropped), (key - 1, key - 1, _NOTHING)]
+        for seek_row, row, without in attempts:
+            if seek_row < 0:
                 continue
-            frames = self._frames_from_key(row, without)
+            frames = self._frames_from_key(seek_row, row, without)
             if (found := self._match(frames, run, without, convert)) is not None:
                 return found
         return self._match(self._frames_from_start(), run, _NOTHING, convert)
@@ -157,9 +159,11 @@ class PyavDecoder(BaseDecoder):
                 return
             yield i, frame
 
-    def _frames_from_key(self, row: int, without: Collection[int]) -> Iterator[av.VideoFrame]:
+    def _frames_from_key(
+        self, seek_row: int, row: int, without: Collection[int]
+    ) -> Iterator[av.VideoFrame]:
         key_pts = int(self._index.key_pts[row])
-        self._container.seek(key_pts, stream=self._stream)
+        self._container.seek(int(self._index.key_pts[seek_row]), stream=self._stream)
         started = False
         for packet in self._container.demux(self._stream):
             if packet.is_keyframe and packet.pts is not None and not started:

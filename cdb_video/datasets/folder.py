@@ -23,13 +23,34 @@ def sort_class_names(names: Iterable[str]) -> list[str]:
 
 
 def find_videos(root: Path, *, depth: int) -> list[Path]:
-    """Videos exactly `depth` folders below the root, sorted; hidden files and folders left out."""
-    return sorted(
+    """Videos exactly `depth` folders below the root, sorted; hidden files and folders left out.
+
+    Raises:
+        DataError: a name that is not UTF-8, which no report could hold.
+
+    """
+    videos = sorted(
         path
         for path in root.glob("*/" * depth + "*")
         if path.suffix.lower() in VIDEO_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
+    for video in videos:
+        refuse_unprintable(video)
+    return videos
+
+
+def refuse_unprintable(path: Path) -> None:
+    """Refuse a name that is not UTF-8.
+
+    Raises:
+        DataError: with the bytes escaped.
+
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{str(path)!r}: the name is not UTF-8; rename it") from None
 
 
 def read_folder(

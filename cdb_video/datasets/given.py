@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cdb_video.datasets.folder import VIDEO_SUFFIXES
+from cdb_video.datasets.folder import VIDEO_SUFFIXES, refuse_unprintable
 from cdb_video.errors import DataError
 
 _SUFFIXES = " ".join(VIDEO_SUFFIXES)
@@ -21,12 +21,14 @@ def find_given(names: Sequence[str], *, frames: bool = False) -> list[Path]:
         frames: a video is a folder of frames.
 
     Raises:
-        DataError: a path that is not there; a folder or pattern without a video.
+        DataError: a path that is not there; a folder or pattern without a video; a name that is not
+            UTF-8.
 
     """
     found: dict[Path, Path] = {}
     for name in names:
         for path in _folders(name) if frames else _files(name):
+            refuse_unprintable(path)
             found.setdefault(path.resolve(), path)
     return list(found.values())
 

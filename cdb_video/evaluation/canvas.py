@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ PNG_SHARPNESS = 1.5
 # Of Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#c8c8c8"
+NOT_IN_XML = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that no SVG may hold, and others that no one can see."""
 
 
 class Picture(NamedTuple):
@@ -124,5 +127,6 @@ def as_percent(axis: Axis) -> None:
 
 
 def short(name: str, most: int = 28) -> str:
-    """A class name that fits a picture."""
+    """A name that fits a picture; a control character becomes a space."""
+    name = NOT_IN_XML.sub(" ", name)
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -152,6 +152,8 @@ def _count_rules(verb: Tensor, noun: Tensor, actions: _Actions) -> dict[str, Cla
         # Logarithms in double, as everywhere: they keep every two scores apart.
         product = verb[rows].double().log()[:, verb_of] + noun[rows].double().log()[:, noun_of]
         product = product.where(with_pair, -torch.inf)
+        # Last is not enough: among a few known actions it is still one of the first five.
+        product[~with_pair[actions.labels[rows]]] = torch.nan
         counts["product"].update(product, actions.labels[rows])
         if actions.own is not None:
             own = actions.own.scores[rows].double().log()

@@ -61,15 +61,13 @@ def write_epic_submission(
         "sls_tl": sls.training_labels,
         "sls_td": sls.training_data,
     }
-    beside = path.with_name(path.name + ".tmp")
     # Segment by segment: the scores of 13,092 as Python numbers would take half a gigabyte.
-    with beside.open("w", encoding="utf-8") as file:
+    with replaced(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.write(json.dumps(head)[:-1] + ', "results": {\n')
         for i, (narration_id, scores) in enumerate(_results(predictions, action_keys)):
             comma = ",\n" if i else ""
             file.write(f"{comma}{json.dumps(narration_id)}: {json.dumps(scores)}")
         file.write("\n}}\n")
-    beside.replace(path)
 
 
 def _check_heads(predictions: Predictions, classes: Mapping[str, HeadClasses]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -39,8 +40,10 @@ class EvalReport:
 
     @property
     def loss(self) -> float:
-        """Cross entropy of the video-level scores, summed over heads."""
-        return sum(part.loss for part in self.predictions.heads.values())
+        """Cross entropy of the video-level scores, summed over heads with a label; NaN without."""
+        heads = self.predictions.heads.values()
+        losses = [part.loss for part in heads if bool((part.labels >= 0).any())]
+        return sum(losses) if losses else math.nan
 
 
 def evaluate(

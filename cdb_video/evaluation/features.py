@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class Features:
     """Head -> (M,) int64, -1 where unlabelled."""
     source: str = ""
     """What they were made with, for whoever keeps them; any text."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(id, reason) of the videos of the split that do not decode."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.features), *map(len, self.labels.values())}
@@ -115,6 +118,7 @@ def extract_features(
             head: torch.tensor([record.labels.get(head, UNLABELLED) for record in records])
             for head in model.num_classes
         },
+        skipped=tuple((loader.views.records[i].id, why) for i, why in reasons.items()),
     )
 
 
@@ -155,7 +159,7 @@ def score_features(
             parts.append(logits.float().softmax(1).cpu().unflatten(0, views.shape[:2]))
         scores = torch.cat(parts)
         heads[head] = HeadPredictions(scores.mean(1), scores.half(), features.labels[head])
-    return Predictions(features.ids, heads)
+    return Predictions(features.ids, heads, about={"skipped": features.skipped})
 
 
 def save_features(path: Path, features: Features, classes: Mapping[str, HeadClasses]) -> None:
@@ -167,6 +171,7 @@ def save_features(path: Path, features: Features, classes: Mapping[str, HeadClas
         "ids": np.array(features.ids, dtype=np.str_),
         "features": features.features.numpy(),
         "source": np.array(features.source, dtype=np.str_),
+        "skipped": np.array(json.dumps(features.skipped), dtype=np.str_),
     }
     for head, labels in features.labels.items():
         arrays[f"labels_{head}"] = labels.numpy()
@@ -188,5 +193,6 @@ def load_features(path: Path) -> tuple[Features, dict[str, HeadClasses]]:
             features=torch.from_numpy(arrays["features"]),
             labels={head: torch.from_numpy(arrays[f"labels_{head}"]) for head in heads},
             source=str(arrays.get("source", "")),
+            skipped=tuple((id_, why) for id_, why in json.loads(str(arrays.get("skipped", "[]")))),
         )
         return features, classes_of(arrays, heads)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdb_video.counts import ClassCounts, shot_groups
+from cdb_video.counts import ClassCounts, own_class_rank, shot_groups
 from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions
 
 BOOTSTRAP_DRAWS = 2000
@@ -50,13 +50,17 @@ INTERVALS = (
 
 
 def head_figures(
-    part: HeadPredictions, classes: HeadClasses, *, per_class: bool = True
+    part: HeadPredictions,
+    classes: HeadClasses,
+    *,
+    per_class: bool = True,
+    adjusted: bool = False,
 ) -> dict[str, Any]:
     """The figures of one head, by the names of the report file.
 
     Macro figures are over the classes that the split has (`num_classes_present`). A figure that
     does not exist is None: top5 of five classes or fewer, a shot group without a class, anything
-    of a split without a labelled video.
+    of a split without a labelled video, that after logit adjustment of scores that are `adjusted`.
     """
     counts = part.counts
     shots = counts.by_shot(classes.train_counts)
@@ -71,6 +75,9 @@ def head_figures(
     }
     if counts.num_classes_present:
         figures |= _scored_figures(part, counts, classes.train_counts)
+        if adjusted:
+            name = "mean_class_accuracy_logit_adjusted"
+            figures[name] = figures["intervals"][name] = None
     if per_class:
         of_class = counts.class_accuracy.tolist()
         figures["class_accuracy"] = {
@@ -206,6 +213,14 @@ def figure_intervals(
     }
 
 
+def confidences(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) the highest of scores (M, K), and (M,) whether it is the own class's.
+
+    NaN scores are a confidence of 0, and wrong.
+    """
+    return scores.amax(1).nan_to_num(nan=0.0), own_class_rank(scores, labels) == 0
+
+
 def expected_calibration_error(scores: Tensor, labels: Tensor) -> float:
     """Mean gap between confidence and accuracy over 15 equal bins (Guo et al., arXiv 1706.04599).
 
@@ -219,9 +234,9 @@ def expected_calibration_error(scores: Tensor, labels: Tensor) -> float:
         warnings.simplefilter("ignore")
         from torchmetrics.functional.classification import binary_calibration_error
     labelled = labels >= 0
-    right = scores[labelled].argmax(1) == labels[labelled]
+    confidence, right = confidences(scores[labelled], labels[labelled])
     # torchmetrics gives confidence 1, to which fp32 rounds sure scores, a 16th bin of its own.
-    confidence = scores[labelled].amax(1).clamp(max=1 - 2**-24)
+    confidence = confidence.clamp(max=1 - 2**-24)
     return float(
         binary_calibration_error(confidence, right.long(), n_bins=CALIBRATION_BINS, norm="l1")
     )
@@ -231,11 +246,11 @@ def selection_figure(counts: dict[str, ClassCounts], *, select_by: str | None = 
     """The figure that picks a run's best epoch.
 
     The mean class accuracy of head `select_by`; without one, of the action head where there is
-    one, else the mean over the heads.
+    one, else the mean over the heads. NaN where none of them has a label.
     """
     if select_by is None and "action" in counts:
         select_by = "action"
     if select_by is not None:
         return counts[select_by].mean_class_accuracy
     values = torch.tensor([part.mean_class_accuracy for part in counts.values()])
-    return float(values.mean())
+    return float(values.nanmean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DataError
+from cdb_video.files import replaced
 
 # What numpy, zipfile and torch raise on files that are empty, cut short, damaged or something else.
 _NOT_SUCH_A_FILE = (
@@ -100,6 +101,13 @@ class Predictions:
     """What they were made with, for whoever keeps them; any text."""
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Column -> a value a video, such as its participant; empty where it has none."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What `make_report` is given beside them, as JSON has it; empty of an earlier version."""
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(id, reason) of the videos of the split that do not decode."""
+        return tuple((id_, reason) for id_, reason in self.about.get("skipped", ()))
 
     def __post_init__(self) -> None:
         for column, values in self.metadata.items():
@@ -145,6 +153,7 @@ def save_predictions(
     arrays: dict[str, np.ndarray] = {
         "ids": np.array(predictions.ids, dtype=np.str_),
         "source": np.array(predictions.source, dtype=np.str_),
+        "about": np.array(json.dumps(dict(predictions.about)), dtype=np.str_),
     }
     for column, values in predictions.metadata.items():
         arrays[f"metadata_{column}"] = np.array(values, dtype=np.str_)
@@ -172,20 +181,21 @@ def load_predictions(path: Path) -> tuple[Predictions, dict[str, HeadClasses]]:
             for head in heads_of(arrays, "scores_")
         }
         ids, source = tuple(arrays["ids"].tolist()), str(arrays.get("source", ""))
+        about = json.loads(str(arrays.get("about", "{}")))
         metadata = {
             name.removeprefix("metadata_"): tuple(values.tolist())
             for name, values in arrays.items()
             if name.startswith("metadata_")
         }
-        return Predictions(ids, heads, source, metadata), classes_of(arrays, heads)
+        return Predictions(ids, heads, source, metadata, about), classes_of(arrays, heads)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool) -> None:
     """Write an .npz; a file of that name is replaced in one move."""
-    beside = path.with_name(f"{path.stem}.tmp{os.getpid()}.npz")
     save = np.savez_compressed if compress else np.savez
-    save(beside, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the options for arrays
-    beside.replace(path)
+    # Opened here: numpy adds .npz to a name without it.
+    with replaced(path) as beside, beside.open("wb") as stream:
+        save(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub takes options for arrays
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from cdb_video.evaluation.consistency import consistency
 from cdb_video.evaluation.metrics import head_figures
 from cdb_video.evaluation.predictions import HeadClasses, Predictions
 from cdb_video.evaluation.subsets import subset_figures
+from cdb_video.files import write_text_atomically
+from cdb_video.progress import plain_console
 
 
 def make_report(
@@ -27,6 +29,7 @@ def make_report(
     split_fed: Sequence[str] = (),
     subsets: Mapping[str, Collection[str]] | None = None,
     skipped: Sequence[tuple[str, str]] = (),
+    logit_adjust: float = 0.0,
 ) -> dict[str, Any]:
     """The content of `report_<split>.json`.
 
@@ -40,39 +43,43 @@ def make_report(
         split_fed: what else the split was used for in the run: "difficulty", "selection".
         subsets: name -> ids of videos to give figures of apart, beside those of the metadata.
         skipped: (id, reason) of the videos that do not decode, which the predictions do not have.
+        logit_adjust: the tau that the scores are adjusted by already; 0: they are the model's.
 
     """
+    adjusted = logit_adjust != 0
     return {
         "run": run,
         "split": split,
         "annotation_split": annotation_split,
         "num_videos": len(predictions),
         "views": views,
+        "logit_adjust": logit_adjust,
         "split_fed": list(split_fed),
         "skipped": [{"id": name, "reason": reason} for name, reason in skipped],
         "heads": {
-            head: head_figures(part, classes[head]) for head, part in predictions.heads.items()
+            head: head_figures(part, classes[head], adjusted=adjusted)
+            for head, part in predictions.heads.items()
         },
-        "subsets": subset_figures(predictions, classes, subsets or {}),
+        "subsets": subset_figures(predictions, classes, subsets or {}, adjusted=adjusted),
         "consistency": consistency(predictions, classes),
     }
 
 
 def save_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON; a file of that name is replaced in one move."""
-    beside = path.with_name(path.name + ".tmp")
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    write_text_atomically(path, text)
 
 
 def print_report(report: Mapping[str, Any], *, console: Console | None = None) -> None:
     """The tables of a report: a column a head, in percent; subsets; verb, noun and action."""
-    console = console or Console()
+    console = console or plain_console()
     fed = f", which also fed {' and '.join(report['split_fed'])}" if report["split_fed"] else ""
+    tau = report["logit_adjust"]
+    adjusted = f", logit-adjusted with tau {tau:g}" if tau else ""
     table = Table(
         title=f"{report['run']}, {report['split']} split ({report['annotation_split']}{fed}): "
-        f"{report['num_videos']} videos, {report['views']} views",
+        f"{report['num_videos']} videos, {report['views']} views{adjusted}",
         caption="percent; mean figures are over the classes that the split has",
         title_justify="left",
         caption_justify="left",

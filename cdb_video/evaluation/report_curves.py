@@ -37,7 +37,7 @@ def draw_curves(events: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> di
     accuracy = _panel(figures, "mean class accuracy")
     for colour, head in zip(COLOURS * len(heads), heads, strict=False):
         name = "mean_class_accuracy"
-        _plot(accuracy, epochs, [name, head], head, colour)
+        _plot(accuracy, epochs, [name, head], short(head), colour)
         _plot(accuracy, epochs, [name, f"{head}_train"], None, colour, linestyle=":")
     as_percent(accuracy.yaxis)
     _plot(_panel(figures, "learning rate"), train, ["lr"], None, COLOURS[0])

@@ -17,7 +17,7 @@ import torch
 from cdb_video.clips.base import VideoDecoder
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
-from cdb_video.evaluation.metrics import CALIBRATION_BINS
+from cdb_video.evaluation.metrics import CALIBRATION_BINS, confidences
 from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions, Predictions
 
 THUMBNAIL_SIDE = 160
@@ -96,7 +96,7 @@ def progress(events: Sequence[Mapping[str, Any]]) -> str:
         return ""
     last = train[-1]
     steps = f", {last['step']} steps" if "step" in last else ""
-    return f"trained for {last['epoch']:.3g} epochs{steps}"
+    return f"trained for {round(last['epoch'], 2):g} epochs{steps}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Reliability:
 def reliability(part: HeadPredictions) -> Reliability:
     """The calibration of the labelled clips (Guo et al., arXiv 1706.04599)."""
     labelled = part.labels >= 0
-    confidence, predicted = (values.numpy() for values in part.scores[labelled].max(1))
-    right = predicted == part.labels[labelled].numpy()
+    found = confidences(part.scores[labelled], part.labels[labelled])
+    confidence, right = (values.numpy() for values in found)
     bins = (confidence * CALIBRATION_BINS).astype(int).clip(max=CALIBRATION_BINS - 1)
     count = np.bincount(bins, minlength=CALIBRATION_BINS)
     with np.errstate(invalid="ignore"):

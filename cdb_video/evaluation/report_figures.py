@@ -24,7 +24,7 @@ NAMED_ROWS = 130
 
 
 def draw_reliability(bins: Reliability) -> Figure:
-    """Accuracy against confidence, above how many clips have that confidence."""
+    """Accuracy against confidence, above how many videos have that confidence."""
     picture, (upper, lower) = panels(
         2, 1, figsize=(4.8, 4.4), margins=(0.8, 0.55, 0.2, 0.1), height_ratios=[3, 1], sharex=True
     )
@@ -38,20 +38,20 @@ def draw_reliability(bins: Reliability) -> Figure:
     as_percent(upper.yaxis)
     as_percent(lower.xaxis)
     lower.bar(edges, bins.count, color=GREY, **bar)
-    lower.set(xlabel="confidence: score of the predicted class", ylabel="clips")
+    lower.set(xlabel="confidence: score of the predicted class", ylabel="videos")
     return picture
 
 
 def draw_accuracy_by_count(
     names: Sequence[str], train_counts: np.ndarray, accuracy: np.ndarray, total: np.ndarray
 ) -> Figure:
-    """A dot a class that has clips; named are those farthest from the fitted line.
+    """A dot a class that has videos; named are those farthest from the fitted line.
 
     Args:
         names: K class names.
         train_counts: (K,) training clips.
-        accuracy: (K,) NaN where a class has no clip.
-        total: (K,) clips of the split: the area of a dot.
+        accuracy: (K,) NaN where a class has no video.
+        total: (K,) videos of the split: the area of a dot.
 
     """
     picture, (panel,) = panels(1, 1, figsize=(11, 4.4), margins=(0.8, 0.55, 0.15, 0.1))
@@ -130,11 +130,11 @@ def _name_dots(panel: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray) 
 
 
 def draw_confusion(names: Sequence[str], confusion: np.ndarray) -> Figure:
-    """A row a true class, each divided by its clips; a class without clips is grey.
+    """A row a true class, each divided by its videos; a class without videos is grey.
 
     Args:
         names: K class names, the most trained first.
-        confusion: (K, K) clips of a row's class that were taken for a column's.
+        confusion: (K, K) videos of a row's class that were taken for a column's.
 
     """
     from matplotlib.colors import PowerNorm
@@ -154,7 +154,7 @@ def draw_confusion(names: Sequence[str], confusion: np.ndarray) -> Figure:
     total = confusion.sum(axis=1, keepdims=True)
     share = np.where(total > 0, confusion / np.maximum(total, 1), np.nan).astype(np.float32)
     panel.set_facecolor("#dddddd")
-    # A root, so that a tenth of the clips can be seen.
+    # A root, so that a tenth of the videos can be seen.
     panel.imshow(share, cmap="Blues", norm=PowerNorm(0.6, 0, 1), interpolation="nearest")
     panel.spines[["top", "right"]].set_visible(True)
     panel.xaxis.set_label_position("top")

@@ -12,6 +12,7 @@ from rich.table import Table
 from cdb_video.errors import RunError
 from cdb_video.evaluation.metrics import CLASS_GROUPS, SCORED_FIGURES
 from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.progress import plain_console
 
 
 def refuse_other_classes(runs: Mapping[str, Mapping[str, HeadClasses]]) -> None:
@@ -92,7 +93,7 @@ def print_mean(mean: Mapping[str, Any], *, console: Console | None = None) -> No
         if set(cells) != {"-"}:
             emphasis = "bold" if name == "mean_class_accuracy" else None
             table.add_row(name.replace("_", " "), *cells, style=emphasis)
-    (console or Console()).print(table)
+    (console or plain_console()).print(table)
 
 
 def _cell(spread: Mapping[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from cdb_video.evaluation.report_data import (
     reliability,
     thumbnails,
 )
+from cdb_video.files import write_text_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,20 +46,24 @@ def is_due(page: Path) -> bool:
     return not page.exists() or time.time() - page.stat().st_mtime >= EVERY_S
 
 
-def refresh_report_page(folder: Path, split: str) -> None:
-    """Write a page again from the run's own files, if training went on since it was written.
+def finish_report_page(folder: Path, split: str, records: Sequence[VideoRecord] = ()) -> None:
+    """Write a page again from the run's own files when training is done, now with thumbnails.
 
-    A validation's page is older than the difficulty that the validation gave, and in a run of short
-    epochs older than the last validation.
+    A validation's page is older than the difficulty that the validation gave, in a run of short
+    epochs older than the last validation, and still loads itself again.
     """
     page, predictions = folder / f"report_{split}.html", folder / f"predictions_{split}.npz"
     metrics = folder / "metrics.jsonl"
     if not (predictions.exists() and metrics.exists()):
         return
-    if page.exists() and page.stat().st_mtime >= metrics.stat().st_mtime:
+    if page.exists() and page.stat().st_mtime >= metrics.stat().st_mtime and not _is_live(page):
         return
     report = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    write_report_page(folder, report, *load_predictions(predictions))
+    write_report_page(folder, report, *load_predictions(predictions), records=records)
+
+
+def _is_live(page: Path) -> bool:
+    return '<meta http-equiv="refresh"' in page.read_text(encoding="utf-8")
 
 
 def write_report_page(
@@ -100,7 +106,7 @@ def write_report_page(
     text = pages.render(
         "evaluation/report.html.j2",
         report=report,
-        live=live,
+        live=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}" if live else None,
         progress=progress(events),
         tables=report_tables,
         percent=report_tables.shown,
@@ -110,7 +116,7 @@ def write_report_page(
         config=config.read_text(encoding="utf-8") if config.exists() else None,
         about=json.loads(about.read_text(encoding="utf-8")) if about.exists() else {},
     )
-    pages.write_text(path, text)
+    write_text_atomically(path, text)
     return path
 
 

@@ -16,8 +16,8 @@ SPARK_SIZE = (90, 20)
 """Width and height in pixels."""
 
 FIGURES = (
-    ("top1", "top-1", "share of clips that are right"),
-    ("top5", "top-5", "share of clips with their class among the five highest scores"),
+    ("top1", "top-1", "share of videos that are right"),
+    ("top5", "top-5", "share of videos with their class among the five highest scores"),
     ("mean_class_accuracy", "mean class accuracy", "every class counts the same"),
     (
         "mean_class_accuracy_logit_adjusted",
@@ -52,7 +52,7 @@ BARS = (
 """Key and name of the bars of a head's card."""
 
 OF_A_SUBSET = (
-    ("num_videos", "clips"),
+    ("num_videos", "videos"),
     ("top1", "top-1"),
     ("top5", "top-5"),
     ("mean_class_accuracy", "mean class accuracy"),
@@ -160,8 +160,8 @@ def class_rows(
     """The most trained class first."""
     counts = part.counts
     rows = [
-        {"name": name, "train": train, "clips": clips, "accuracy": accuracy}
-        for name, train, clips, accuracy in zip(
+        {"name": name, "train": train, "videos": videos, "accuracy": accuracy}
+        for name, train, videos, accuracy in zip(
             classes.names,
             classes.train_counts.tolist(),
             counts.total.tolist(),

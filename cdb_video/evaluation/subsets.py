@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from cdb_video.errors import ConfigError, DataError
 from cdb_video.evaluation.metrics import head_figures
-from cdb_video.evaluation.predictions import HeadClasses, Predictions
+from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions, Predictions
 
 UNASKED = {
     "unseen": {"verb": "unseen", "noun": "unseen", "action": "unseen"},
@@ -24,7 +23,11 @@ Over the tail each head is scored on the rare classes that are its own.
 
 
 def find_subsets(
-    asked: Iterable[str], *, ids: Sequence[str], metadata: Mapping[str, Sequence[str]]
+    asked: Iterable[str],
+    *,
+    ids: Sequence[str],
+    metadata: Mapping[str, Sequence[str]],
+    skipped: Collection[str] = (),
 ) -> dict[str, frozenset[str]]:
     """Name -> ids of the subsets that a user names.
 
@@ -33,22 +36,28 @@ def find_subsets(
             line. What is a column is no file.
         ids: of the split's videos.
         metadata: column -> a value a video.
+        skipped: ids that a file may list besides.
 
     Raises:
-        ConfigError: neither a column nor a file; a value that no video has.
+        ConfigError: neither a column nor a file; a value that no video has; two subsets of a name.
         DataError: a file that cannot be read, or has an id that the split does not have.
 
     """
     found: dict[str, frozenset[str]] = {}
+    given = {name for name, columns in UNASKED.items() if metadata.keys() & columns.values()}
     for text in asked:
         column, equals, value = text.partition("=")
         if column in metadata:
-            found |= _by_value(column, value if equals else None, ids, metadata[column])
+            new = _by_value(column, value if equals else None, ids, metadata[column])
         elif Path(text).is_file():
-            found[Path(text).stem] = _from_file(Path(text), frozenset(ids))
+            new = {Path(text).stem: _from_file(Path(text), frozenset([*ids, *skipped]))}
         else:
             there = ", ".join(metadata) or "none"
             raise ConfigError(f"--subset {text}: neither a file nor a column; columns: {there}")
+        for name, members in new.items():
+            if name in given or found.get(name, members) != members:
+                raise ConfigError(f"--subset {text}: there is another subset {name!r}; rename it")
+        found |= new
     return found
 
 
@@ -88,6 +97,8 @@ def subset_figures(
     predictions: Predictions,
     classes: Mapping[str, HeadClasses],
     asked: Mapping[str, Collection[str]],
+    *,
+    adjusted: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Name -> head -> figures: of `UNASKED`, where the metadata has them, and of those asked for.
 
@@ -95,6 +106,7 @@ def subset_figures(
         predictions: of the whole split.
         classes: head -> what is known of its classes.
         asked: name -> ids; those without predictions count for nothing.
+        adjusted: see `head_figures`.
 
     """
     masks = _unasked(predictions)
@@ -102,7 +114,15 @@ def subset_figures(
         mask = torch.tensor([id_ in ids for id_ in predictions.ids], dtype=torch.bool)
         masks[name] = dict.fromkeys(predictions.heads, mask)
     return {
-        name: {head: _figures(predictions, classes, head, mask) for head, mask in of_heads.items()}
+        name: {
+            head: head_figures(
+                _rows(predictions.heads[head], mask),
+                classes[head],
+                per_class=False,
+                adjusted=adjusted,
+            )
+            for head, mask in of_heads.items()
+        }
         for name, of_heads in masks.items()
     }
 
@@ -121,17 +141,5 @@ def _unasked(predictions: Predictions) -> dict[str, dict[str, torch.Tensor]]:
     return masks
 
 
-def _figures(
-    predictions: Predictions,
-    classes: Mapping[str, HeadClasses],
-    head: str,
-    mask: torch.Tensor,
-) -> dict[str, Any]:
-    part = predictions.heads[head]
-    chosen = replace(
-        part,
-        scores=part.scores[mask],
-        view_scores=part.view_scores[mask],
-        labels=part.labels[mask],
-    )
-    return head_figures(chosen, classes[head], per_class=False)
+def _rows(part: HeadPredictions, mask: torch.Tensor) -> HeadPredictions:
+    return HeadPredictions(part.scores[mask], part.view_scores[mask], part.labels[mask])

@@ -27,6 +27,7 @@ from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError, RunError, RunIsHeldError
 from cdb_video.evaluation.evaluate import evaluate
+from cdb_video.evaluation.report_page import finish_report_page
 from cdb_video.experiments.cells import Cell, Comparison
 from cdb_video.experiments.runs import MAY_DIFFER_ON_RESUME, differences, open_run
 from cdb_video.training.run_folder import RunFolder, git_state, versions
@@ -224,6 +225,7 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
             write_report(
                 run.path, report, config=config, classes=data.classes, split=split, role="test"
             )
+            finish_report_page(run.path, "val", data.val.records if data.val else ())
             _write_cell(run, {"seconds_per_epoch": seconds})
         distributed.barrier()
         return "done"

@@ -25,6 +25,8 @@ from cdb_video.experiments.cells import (
     mean_and_deviation,
 )
 from cdb_video.experiments.statistics import Contrast
+from cdb_video.files import write_text_atomically
+from cdb_video.progress import plain_console
 
 __all__ = ["Cell", "Comparison", "print_comparison", "to_json", "write_comparison"]
 
@@ -61,8 +63,8 @@ def write_comparison(folder: Path, comparison: Comparison, *, about: Mapping[str
         content["arms"].setdefault(arm, {"seeds": []})["overrides"] = list(overrides)
     content["about"] = {key: value for key, value in about.items() if key != "overrides"}
     save_report(folder / "compare.json", content)
-    _replace(folder / "compare.csv", _csv(comparison))
-    _replace(folder / "compare.html", render_page(comparison, content))
+    write_text_atomically(folder / "compare.csv", _csv(comparison))
+    write_text_atomically(folder / "compare.html", render_page(comparison, content))
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -123,18 +125,12 @@ def _csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
 def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
     """The tables of each head, in percent, the verdicts in words, and the notes.
 
     As many arms stand side by side as the console is wide enough for.
     """
-    console = console or Console()
+    console = console or plain_console()
     for head in comparison.heads:
         for table in _tables(head, comparison.table(head), width=console.width):
             console.print(table)

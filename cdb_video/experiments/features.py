@@ -40,6 +40,7 @@ def source_of(run: LoadedRun) -> str:
         "clip": run.config.clip.model_dump(mode="json"),
         "views": run.config.views.model_dump(mode="json"),
         "decoder": run.config.data.decoder,
+        "pixels": run.config.data.pixels,
         "precision": run.config.train.precision,
     }
     return json.dumps(about, sort_keys=True)
@@ -129,11 +130,24 @@ def run_predictions(run: LoadedRun, split: Split, role: str) -> Predictions:
     return dataclasses.replace(found, source=source)
 
 
+def asked_subsets(run: LoadedRun, split: Split, role: str) -> dict[str, list[str]]:
+    """Name -> ids of the subsets that the split was last evaluated with; empty of another split."""
+    path = run.folder / f"predictions_{role}.npz"
+    if not path.exists():
+        return {}
+    about = load_predictions(path)[0].about
+    found: dict[str, list[str]] = about.get("subsets", {})
+    return found if about.get("annotation_split") == split.name else {}
+
+
 def _precision(run: LoadedRun) -> Precision:
     return choose_precision(run.config.train.precision, next(run.model.parameters()).device)
 
 
 def _is_of(kept: Features | Predictions, split: Split) -> bool:
-    return kept.ids == tuple(record.id for record in split.records) and all(
-        torch.equal(labels, split.labels(head)) for head, labels in kept.labels.items()
+    """Whether they have every video of the split, but for those that they say they skipped."""
+    skipped = {id_ for id_, _ in kept.skipped}
+    there = [i for i, record in enumerate(split.records) if record.id not in skipped]
+    return kept.ids == tuple(split.records[i].id for i in there) and all(
+        torch.equal(labels, split.labels(head)[there]) for head, labels in kept.labels.items()
     )

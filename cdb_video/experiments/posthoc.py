@@ -19,14 +19,10 @@ from cdb_video.errors import ConfigError
 from cdb_video.evaluation import posthoc
 from cdb_video.evaluation.evaluate import EvalReport
 from cdb_video.evaluation.features import Features
-from cdb_video.evaluation.predictions import (
-    HeadClasses,
-    Predictions,
-    save_predictions,
-    with_metadata,
-)
+from cdb_video.evaluation.predictions import save_predictions, with_metadata
 from cdb_video.evaluation.report import make_report, save_report
 from cdb_video.experiments.features import (
+    asked_subsets,
     plain_features,
     run_predictions,
     scores_of,
@@ -99,33 +95,34 @@ def correct(
         old = run_predictions(run, split, role)
         new = posthoc.adjust_predictions(old, run.classes, tau=settings["tau"])
     old, new = (with_metadata(scored, split.records) for scored in (old, new))
+    subsets = asked_subsets(run, split, role)
     before = write_report(
         run.folder,
-        EvalReport(old, run.config.views.num_views),
+        EvalReport(old, run.config.views.num_views, skipped=old.skipped),
         config=run.config,
         classes=run.classes,
         split=split,
         role=role,
+        subsets=subsets,
     )
-    after = _report(new, run.classes, before, {"method": method, **settings})
+    about = _about(before, {"method": method, **settings})
+    about |= {"subsets": subsets, "skipped": old.skipped}
+    after = make_report(new, run.classes, **about) | {"posthoc": {"method": method, **settings}}
+    new = dataclasses.replace(new, about=about)
     save_predictions(run.folder / f"predictions_{role}_{method}.npz", new, run.classes)
     save_report(run.folder / f"report_{role}_{method}.json", after)
     folder = None if corrected is None else _save(corrected, run, after)
     return Correction(before, after, folder)
 
 
-def _report(
-    predictions: Predictions,
-    classes: Mapping[str, HeadClasses],
-    before: dict[str, Any],
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """The report before, of corrected predictions."""
-    same = {key: before[key] for key in ("split", "annotation_split", "views", "split_fed")}
+def _about(before: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report of corrected predictions says of them, by the report before."""
+    about = {key: before[key] for key in ("split", "annotation_split", "views", "split_fed")}
     if settings.get("chosen_on") == before["split"]:
-        same["split_fed"] = [*same["split_fed"], "tau"]
-    name = f"{before['run']}-{settings['method']}"
-    return make_report(predictions, classes, run=name, **same) | {"posthoc": settings}
+        about["split_fed"] = [*about["split_fed"], "tau"]
+    if settings["method"] == "logit-adjust":
+        about["logit_adjust"] = settings["tau"]
+    return about | {"run": f"{before['run']}-{settings['method']}"}
 
 
 def _with_new_heads(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import urllib.request
 import uuid
 from http.client import HTTPException
@@ -13,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from cdb_video.errors import WeightsError
+from cdb_video.progress import Progress
 
 
 class KnownWeights(NamedTuple):
@@ -152,9 +152,14 @@ def _download(url: str, path: Path, expected: str | None) -> None:
 def _fetch(url: str, file: BinaryIO) -> None:
     try:
         # S310: the scheme is http or https, checked by the caller.
-        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310
-            shutil.copyfileobj(response, file, length=1 << 20)
+        with (
+            urllib.request.urlopen(url, timeout=60) as response,  # noqa: S310
+            Progress(f"fetching {url}", total=0, unit="MB") as progress,
+        ):
             promised = response.headers.get("Content-Length")
+            while part := response.read(1 << 20):
+                file.write(part)
+                progress.reach(file.tell() / 1e6, int(promised or 0) / 1e6)
     except (OSError, HTTPException) as error:  # URLError is an OSError
         raise WeightsError(f"{url}: download failed ({error})") from error
     if promised is not None and file.tell() != int(promised):

@@ -99,7 +99,7 @@ def print_report(
     report: Mapping[str, Any], *, root: Path | None = None, console: Console | None = None
 ) -> None:
     """Splits, tail, speed and findings of `make_report`; places are shown relative to the root."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     console.print(_splits_table(report["splits"]))
     if report["tail"]:
         console.print(_tail_table(report["tail"]))

@@ -16,6 +16,7 @@ from torch import Tensor
 from cdb_video.clips.base import VideoDecoder, errors_name
 from cdb_video.clips.dataset import ClipSampler, Decoder, open_record, sample_generator
 from cdb_video.clips.index import open_container
+from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
 from cdb_video.prepare.findings import Finding
@@ -81,6 +82,8 @@ class FileCheck:
     sampler: ClipSampler
     """Which frames a segment offers, and which of them make a clip."""
     decoder: Decoder = "pyav"
+    index_folder: IndexFolder | None = None
+    """Where the packet indices are kept for the training to come."""
     full: bool = False
     """Decode every frame of each segment; else the first, the middle and the last."""
 
@@ -100,9 +103,12 @@ class FileCheck:
             message = f"it does not open as a video: {without_path(error, file.path)}"
             yield Finding("unreadable", file.roles, where, message)
 
+    def _open(self, record: VideoRecord) -> VideoDecoder:
+        return open_record(record, decoder=self.decoder, index_folder=self.index_folder)
+
     def _look_into(self, file: VideoFile) -> Iterator[Probe]:
         started = time.perf_counter()
-        with open_record(file.records[0][1], decoder=self.decoder) as video:
+        with self._open(file.records[0][1]) as video:
             index_s = time.perf_counter() - started
             yield from _check_header(file, video)
         yield from self._time_clip(file, index_s)
@@ -117,7 +123,7 @@ class FileCheck:
         record = file.records[0][1]
         started = time.perf_counter()
         try:
-            with open_record(record, decoder=self.decoder) as video:
+            with self._open(record) as video:
                 segment = self.sampler.segment(video, record)
                 generator = sample_generator(file.timing_seed)
                 video.frames(segment[self.sampler.random(len(segment), generator=generator)])
@@ -131,7 +137,7 @@ class FileCheck:
             yield Finding("segment", role, where, "it ends before it starts, or has no length")
             return
         # Opened anew, as in training: what fails in one segment leaves nothing to the next.
-        with open_record(record, decoder=self.decoder) as video:
+        with self._open(record) as video:
             try:
                 segment = self.sampler.segment(video, record).unique()
             except DecodeError:

@@ -39,7 +39,7 @@ def make_ingest_report(
 
 def print_ingest_report(report: Mapping[str, Any], *, console: Console | None = None) -> None:
     """The figures, a line a failure, and how to go on."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     table = Table(title="videos", title_justify="left", box=SIMPLE)
     for name in ("", "files", "frames", "video", "bytes before", "after"):
         table.add_column(name, justify="right" if name else "left")

@@ -50,7 +50,7 @@ def build_optimizer(
 def _lr_scales(model: nn.Module, head_lr_scale: float, layer_decay: float) -> dict[str, float]:
     """Parameter name -> factor on the rate."""
     depths = {f"backbone.{k}": d for k, d in layer_depths(model.get_submodule("backbone")).items()}
-    num_layers = 1 + max(depths.values())
+    num_layers = 1 + max(depths.values(), default=-1)
     return {
         name: layer_decay ** (num_layers - depths[name]) if name in depths else head_lr_scale
         for name, _ in model.named_parameters()

@@ -22,7 +22,6 @@ BY_CLASS = ("class_accuracy", "train_count", "count")
 """Of a head's figures in a report, those with an entry a class."""
 DIFFICULTY_COLUMNS = ("epoch", "head", "class", "train_count", "accuracy", "difficulty", "weight")
 
-
 NOTHING_DONE = -1
 """Of an interrupted run without a checkpoint, not even the lines of epoch 0 are kept."""
 

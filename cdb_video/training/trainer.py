@@ -65,7 +65,8 @@ class Trainer:
         optimizer: over the model's parameters.
         schedule: of the learning rate.
         loader: this rank's part of every step.
-        validate: model -> report, the same on every rank; None: no validation.
+        validate: model, whether it is training's last -> report, the same on every rank; None: no
+            validation.
         crossfit: model -> counts of the training clips, the same on every rank, for that source of
             difficulty.
         sampling: the classes that are drawn; None: every clip once an epoch.
@@ -87,7 +88,7 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         loader: TrainingLoader,
-        validate: Callable[[Recognizer], EvalReport] | None,
+        validate: Callable[[Recognizer, bool], EvalReport] | None,
         crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
         sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
@@ -238,7 +239,7 @@ class Trainer:
         last = self.epoch == self.options.epochs
         if self.validate is None or not (last or self.epoch % self.options.eval_every == 0):
             return None
-        report = self.validate(self.model)
+        report = self.validate(self.model, last)
         found = [SkippedClip(name, reason, self.step) for name, reason in report.skipped]
         self.skipped.add(found, epoch=self.epoch, log=self.log)
         return report

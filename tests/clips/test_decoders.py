@@ -386,3 +386,16 @@ def test_broken_image_is_named(tmp_path):
         pytest.raises(DecodeError, match=r"f_2\.png: "),
     ):
         video.frames(torch.tensor([1]))
+
+
+@pytest.mark.parametrize("name", ["mp4", "ts", "open_gop_ts", "mkv"])
+def test_a_frame_late_in_the_file_needs_no_reading_from_the_start(name, coded_video, monkeypatch):
+    file, options = CODED[name]
+    path = coded_video(file, **options)
+    with open_video(path) as video:
+        expected = decode_all(path)[-2:]
+        monkeypatch.setattr(PyavDecoder, "_frames_from_start", None)
+
+        found = video.frames(torch.tensor([video.num_frames - 2, video.num_frames - 1]))
+
+    assert torch.equal(found, expected)

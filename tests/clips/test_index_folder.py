@@ -82,7 +82,7 @@ def test_index_is_found_again_in_every_field(name, options, root, kept, coded_vi
 def test_video_opens_by_the_kept_index(root, kept, coded_video, read_code):
     path = coded_video("data/videos/a.mp4", num_frames=30)
     # What no reading of the file could give tells where the index came from.
-    kept.keep(path, replace(read_index(path), fps=12.5))
+    kept.keep(path, replace(read_index(path), fps=12.5), path.stat())
 
     with open_video(path, index_folder=kept) as video:
         assert video.fps == 12.5
@@ -94,12 +94,12 @@ def test_changed_file_is_read_anew(root, kept, coded_video):
     index = read_index(path)
     status = path.stat()
 
-    kept.keep(path, index)
+    kept.keep(path, index, path.stat())
     assert kept.find(path) is not None
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert kept.find(path) is None  # as large as before, written later
 
-    kept.keep(path, index)
+    kept.keep(path, index, path.stat())
     assert kept.find(path) is not None
     status = path.stat()
     path.write_bytes(path.read_bytes() + b"\0")
@@ -122,7 +122,7 @@ def test_file_that_was_written_anew_opens_with_its_own_frames(root, kept, coded_
 def test_index_moves_with_the_data(root, kept, coded_video, tmp_path):
     path = coded_video("data/videos/a.mp4")
     index = read_index(path)
-    kept.keep(path, index)
+    kept.keep(path, index, path.stat())
 
     (tmp_path / "mounted").mkdir()
     moved = root.rename(tmp_path / "mounted" / "data")
@@ -132,7 +132,7 @@ def test_index_moves_with_the_data(root, kept, coded_video, tmp_path):
 
 def test_relative_paths_find_the_same_index(root, kept, coded_video, tmp_path, monkeypatch):
     path = coded_video("data/videos/a.mp4")
-    kept.keep(path, read_index(path))
+    kept.keep(path, read_index(path), path.stat())
 
     monkeypatch.chdir(tmp_path)
 
@@ -144,8 +144,8 @@ def test_files_of_one_name_in_two_folders_are_told_apart(root, kept, coded_video
     long = coded_video("data/videos/a.mp4", num_frames=20)
     short = coded_video("data/others/a.mp4", num_frames=4)
 
-    kept.keep(long, read_index(long))
-    kept.keep(short, read_index(short))
+    kept.keep(long, read_index(long), long.stat())
+    kept.keep(short, read_index(short), short.stat())
 
     assert len(kept.find(long).times) == 20
     assert len(kept.find(short).times) == 4
@@ -155,7 +155,7 @@ def test_file_outside_of_the_root_is_kept_too(root, kept, coded_video):
     path = coded_video("beside.mp4")
     index = read_index(path)
 
-    kept.keep(path, index)
+    kept.keep(path, index, path.stat())
 
     assert_same(kept.find(path), index)
     assert place_of(kept).is_relative_to(kept.folder)
@@ -190,7 +190,7 @@ def how_it_was(data: bytes) -> dict[str, str]:
 def test_damaged_index_is_made_anew(how, root, kept, coded_video):
     path = coded_video("data/videos/a.mp4", num_frames=12)
     index = read_index(path)
-    kept.keep(path, index)
+    kept.keep(path, index, path.stat())
     damage(place_of(kept), how)
 
     assert kept.find(path) is None
@@ -213,13 +213,13 @@ def test_folder_that_cannot_be_written_does_no_harm(root, coded_video, tmp_path,
 
 def keep_often(kept: IndexFolder, path: Path, index: FrameIndex) -> None:
     for _ in range(40):
-        kept.keep(path, index)
+        kept.keep(path, index, path.stat())
 
 
 def test_processes_that_write_at_once_leave_a_whole_index(root, kept, coded_video):
     path = coded_video("data/videos/a.mp4", num_frames=60)
     index = read_index(path)
-    kept.keep(path, index)
+    kept.keep(path, index, path.stat())
     fork = multiprocessing.get_context("fork")
     writers = [fork.Process(target=keep_often, args=(kept, path, index)) for _ in range(2)]
 
@@ -231,3 +231,23 @@ def test_processes_that_write_at_once_leave_a_whole_index(root, kept, coded_vide
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert_same(kept.find(path), index)
     place_of(kept)  # nothing is left beside it
+
+
+def test_a_root_with_dots_stays_in_the_folder(tmp_path):
+    folder = IndexFolder(tmp_path / "cache", root=tmp_path / "data" / "..")
+
+    place = folder._place(tmp_path / "data" / ".." / ".." / "a.mp4")
+
+    assert place.resolve().is_relative_to(tmp_path / "cache")
+
+
+def test_a_file_that_grew_while_it_was_read_is_read_again(coded_video, tmp_path):
+    path = coded_video("video.mkv", num_frames=20)
+    folder = IndexFolder(tmp_path / "cache", root=tmp_path)
+    before, index = path.stat(), read_index(path)
+    with path.open("ab") as file:
+        file.write(bytes(100))
+
+    folder.keep(path, index, before)
+
+    assert folder.find(path) is None

@@ -60,15 +60,25 @@ def test_every_odd_video_agrees_within_the_documented_difference(decoder, shared
             indices = torch.randint(min(video.num_frames, 300), (5,), generator=generator)
             indices = torch.cat([indices, indices[:2], torch.tensor([video.num_frames - 1])])
             expected, times = video.frames(indices).int(), video.times
+            neighbours = [
+                video.frames((indices + step).clamp(0, video.num_frames - 1)).int()
+                for step in (-1, 1)
+            ]
         try:
             with open_video(path, decoder=decoder) as video:
-                difference = (video.frames(indices).int() - expected).abs()
+                found = video.frames(indices).int()
+                difference = (found - expected).abs()
                 assert torch.equal(video.times, times), path.name
+                for other in neighbours:  # an off-by-one would be nearer to these
+                    moved = (other - expected).abs().double().mean((1, 2, 3))
+                    away = (found - other).abs().double().mean((1, 2, 3))
+                    near_enough = difference.double().mean((1, 2, 3)) <= away
+                    assert (near_enough | (moved == 0)).all(), path.name
         except DecodeError as error:  # refusing is always allowed, another frame never
             refused.append((path, str(error)))
             continue
         (near if difference.any() else same).append(path.name)
-        # Documented as up to 5 grey levels; 5.1 as measured, of an odd height and width.
+        # Documented as up to 6 grey levels; 5.1 as measured, of an odd height and width.
         assert difference.double().mean(dim=(1, 2, 3)).max() < 5.5, path.name
 
     print(f"{decoder}: {len(same)} the same, {len(near)} near, {len(refused)} refused")

@@ -8,7 +8,7 @@ import torch
 
 from cdb_video.clips.base import Planes, Window
 from cdb_video.clips.batch import Appearance, Batch, Sample, collate
-from cdb_video.clips.convert import halved, rgb_matrix, widened
+from cdb_video.clips.convert import ToPlanes, halved, rgb_matrix, widened
 from cdb_video.clips.dataset import ClipSampler, EvaluationViews, TrainingClips
 from cdb_video.clips.decoders import open_video
 from cdb_video.clips.transforms import (
@@ -316,3 +316,13 @@ def test_yuv_clips_of_real_videos_reach_the_model_as_rgb_clips_do(make, name, le
     rgb, yuv = make(records, "rgb"), make(records, "yuv")
 
     assert (model_input(yuv) - model_input(rgb)).abs().mean() < levels
+
+
+def test_colours_that_change_within_a_clip_are_refused():
+    to_planes = ToPlanes(Window(0, 0, 16, 16), 16, 16)
+    first, second = av.VideoFrame(16, 16, "yuv420p"), av.VideoFrame(16, 16, "yuv420p")
+    second.colorspace = BT709
+    to_planes(first)
+
+    with pytest.raises(ValueError, match=r"colours changes; use data\.pixels=rgb"):
+        to_planes(second)

@@ -109,6 +109,24 @@ def test_a_worker_that_dies_is_named_at_once(die, how):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_worker_that_the_machine_ends_is_no_clips_fault(on_error):
+    killed = loader({3: lambda: os.kill(os.getpid(), signal.SIGKILL)}, on_error=on_error)
+
+    with pytest.raises(RunError, match=r"ended from outside \(SIGKILL\); is there memory"):
+        list(killed.batches(in_twos()))
+
+
+def test_a_pass_ends_where_another_begins():
+    numbers = loader({}, num_workers=0)
+    first = numbers.batches(in_twos())
+    next(first)
+    next(numbers.batches(in_twos()))
+
+    with pytest.raises(RuntimeError, match="another pass"):
+        next(first)
+
+
 def test_what_is_skipped_is_left_out_and_the_rest_goes_on_where_it_stood():
     faulty = loader(
         {0: fail, 3: hang_with_the_lock, 4: segfault, 5: leave}, on_error="skip", max_skipped=4

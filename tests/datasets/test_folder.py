@@ -113,3 +113,12 @@ def test_unknown_split_names_those_that_exist(tmp_path: Path, file: str, there: 
 
     with pytest.raises(DataError, match=f"no split 'dev'; there are: {there}$"):
         read_folder(tmp_path, ["dev"])
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_printable_line(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cut/b.mp4", "train/cut/a\udcff.mp4")
+
+    with pytest.raises(DataError, match=r"a\\udcff\.mp4': the name is not UTF-8") as caught:
+        read_folder(tmp_path, ["train"])
+
+    assert str(caught.value).isprintable()

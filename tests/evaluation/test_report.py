@@ -6,7 +6,6 @@ import locale
 
 import pytest
 import torch
-from rich.console import Console
 
 from cdb_video.errors import RunError
 from cdb_video.evaluation.metrics import INTERVALS
@@ -14,6 +13,7 @@ from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions, Predi
 from cdb_video.evaluation.report import make_report, print_report, save_report
 from cdb_video.evaluation.report_mean import mean_report, print_mean, refuse_other_classes
 from cdb_video.evaluation.report_page import write_report_page
+from cdb_video.progress import plain_console
 
 REPORT_KEYS = {
     "run",
@@ -181,8 +181,24 @@ def test_a_report_is_utf8_under_any_locale(tmp_path):
 
 def printed(show, content):
     text = io.StringIO()
-    show(content, console=Console(width=200, file=text))
+    show(content, console=plain_console(width=200, file=text))
     return text.getvalue()
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(report, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    named = report | {
+        "run": "tap [on/off]",
+        "heads": {"[/verb] :cat:": report["heads"]["verb"]},
+        "skipped": [{"id": "[bold]a.mp4", "reason": "none"}],
+    }
+
+    print_report(named)
+    print_mean(mean_report([named, named | {"run": "[/x]"}]))
+
+    out = capsys.readouterr().out
+    for name in ("tap [on/off], val", "[/verb] :cat:", "([bold]a.mp4)", "tap [on/off], [/x]"):
+        assert name in out
 
 
 def make_actions(*, labelled=True, seed=0):

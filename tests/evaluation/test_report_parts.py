@@ -1,6 +1,7 @@
 """What a report page is made of: histories, confusions, figures, when it is written; its size."""
 
 import csv
+import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.evaluation.canvas import short
 from cdb_video.evaluation.predictions import (
     HeadClasses,
     HeadPredictions,
@@ -22,13 +25,15 @@ from cdb_video.evaluation.report_data import (
     confusion_matrix,
     hardest_clips,
     most_confused,
+    progress,
     read_class_histories,
     read_events,
     reliability,
 )
-from cdb_video.evaluation.report_page import is_due, refresh_report_page
+from cdb_video.evaluation.report_page import finish_report_page, is_due, write_report_page
 from cdb_video.evaluation.report_tables import shown
 from cdb_video.training.run_log import FileLog
+from tests.conftest import MakeVideo
 from tests.evaluation.report_pages import (
     HOSTILE,
     TRAIN_COUNTS,
@@ -162,7 +167,7 @@ def test_a_page_is_due_once_a_minute(tmp_path: Path) -> None:
 def test_a_page_is_written_again_when_training_went_on(
     tmp_path: Path, predictions: Predictions, classes: dict[str, HeadClasses]
 ) -> None:
-    refresh_report_page(tmp_path, "val")
+    finish_report_page(tmp_path, "val")
     assert list(tmp_path.iterdir()) == []  # no run, no page
 
     report = make_report(
@@ -176,14 +181,33 @@ def test_a_page_is_written_again_when_training_went_on(
     page = tmp_path / "report_val.html"
     page.write_text("older than the run")
     os.utime(page, (0, 0))
-    refresh_report_page(tmp_path, "val")
+    finish_report_page(tmp_path, "val")
     assert page.read_text(encoding="utf-8") == text  # the same run is the same page
+
+    report_data = json.loads((tmp_path / "report_val.json").read_text(encoding="utf-8"))
+    write_report_page(tmp_path, report_data, predictions, classes, live=True)
+    assert "training goes on" in page.read_text(encoding="utf-8")
+    finish_report_page(tmp_path, "val")
+    assert page.read_text(encoding="utf-8") == text
 
     later = (tmp_path / "metrics.jsonl").stat().st_mtime + 1
     page.write_text("newer than the run")
     os.utime(page, (later, later))
-    refresh_report_page(tmp_path, "val")
+    finish_report_page(tmp_path, "val")
     assert page.read_text() == "newer than the run"
+
+
+def test_progress_is_in_whole_epochs_and_shares_of_one() -> None:
+    def told(epoch: float) -> str:
+        return progress([{"event": "train", "epoch": epoch, "step": 7}])
+
+    assert told(1000.0) == "trained for 1000 epochs, 7 steps"
+    assert told(0.254) == "trained for 0.25 epochs, 7 steps"
+
+
+def test_a_control_character_in_a_name_becomes_a_space() -> None:
+    assert short("cut\x0bone\ud800\ufffe\n") == "cut one   "
+    assert short("切る 👩‍🍳") == "切る 👩‍🍳"
 
 
 def test_events_of_other_kinds_do_not_disturb_the_curves() -> None:
@@ -197,7 +221,9 @@ def test_events_of_other_kinds_do_not_disturb_the_curves() -> None:
 
 
 @pytest.mark.slow
-def test_a_report_of_egtea_s_size_is_under_five_megabytes(tmp_path: Path) -> None:
+def test_a_report_of_egtea_s_size_is_under_five_megabytes_and_ten_seconds(
+    tmp_path: Path, coded_video: MakeVideo
+) -> None:
     generator = torch.Generator().manual_seed(0)
     sizes = {"verb": 19, "noun": 53, "action": 106}
     predictions = Predictions(
@@ -220,11 +246,16 @@ def test_a_report_of_egtea_s_size_is_under_five_megabytes(tmp_path: Path) -> Non
         log.write("train", epoch=epoch + 1.0, step=epoch, lr=0.1, clips_per_s=10.0, loss=2.0)
     log.close()
 
+    video = coded_video("video.mp4")
+    records = [VideoRecord(name, video, name, name, labels={}) for name in predictions.ids]
+
     began = time.process_time()
-    text = write_page(tmp_path, predictions, classes)
+    text = write_page(tmp_path, predictions, classes, records=records)
     seconds = time.process_time() - began
 
     print(f"{seconds:.1f} s of one core, {len(text.encode()) / 1e6:.2f} MB")
     assert len(text.encode()) < 5_000_000
+    assert seconds < 10  # three times what it takes: a slow machine passes, a slow page does not
+    assert sum(source.startswith("data:image/jpeg") for source in Page(text).images) == 3 * 12
     page = Page(text)
     assert (len(page.table("class")), page.clips) == (1 + 19, 3 * 12)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cdb_video.models.backbones import BACKBONES
-from cdb_video.training.layers import layer_depths
+from cdb_video.training.layers import _layers, layer_depths
 from cdb_video.training.optim import build_optimizer
 
 
@@ -89,4 +89,13 @@ def test_every_parameter_of_a_backbone_has_a_layer(backbone: str) -> None:
     with torch.device("meta"):
         module = BACKBONES[backbone](num_frames=16, crop_size=64)
 
-    assert layer_depths(module).keys() == dict(module.named_parameters()).keys()
+    placed = [id(p) for layer in _layers(module) for part in layer for p in part.parameters()]
+    assert sorted(placed) == sorted(map(id, module.parameters()))
+
+
+def test_a_backbone_without_parameters_has_no_layers() -> None:
+    model = nn.ModuleDict({"backbone": nn.Flatten(), "heads": nn.Linear(1, 2, bias=False)})
+
+    [group] = build_optimizer(model, name="sgd", lr=0.1, head_lr_scale=3).param_groups
+
+    assert group["peak_lr"] == pytest.approx(0.3)

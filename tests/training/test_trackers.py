@@ -33,6 +33,22 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path: Path) -> None:
     assert (picture.step, picture.height, picture.width) == (7, 4, 6)
 
 
+def test_a_resumed_tensorboard_hides_the_steps_that_are_repeated(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = TensorBoard(tmp_path)
+    for step in (1, 2, 3):
+        first.add_scalars({"eval/loss": 1.0}, step=step)
+    first.close()
+    resumed = TensorBoard(tmp_path, from_step=2)
+    resumed.add_scalars({"eval/loss": 0.5}, step=3)
+    resumed.close()
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("eval/loss")] == [(1, 1), (2, 1), (3, 0.5)]
+
+
 def test_wandb_that_is_not_installed_is_one_line_with_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,9 +106,8 @@ class Plan(NamedTuple):
 def decode_floor(job: Job) -> tuple[()]:
     """Decode what must be decoded to see a job's frames; nothing is converted, nothing copied."""
     plan = plan_of(job.path, tuple(job.indices.tolist()))
-    with av.open(str(job.path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
+    container, stream = open_container(job.path)
+    with container:
         container.seek(plan.key, stream=stream)
         for packet in container.demux(stream):
             if packet.pts in plan.unwanted:
