@@ -40,7 +40,7 @@ def build_validation(
     *,
     quiet: bool,
 ) -> Callable[[Recognizer, bool], EvalReport] | None:
-    """Model, whether it is training's last -> what the validation split says of it, with its report.
+    """Model, whether it is training's last -> what validation says of it, with its report.
 
     None without the split.
     """

@@ -122,9 +122,10 @@ class DataConfig(Section):
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Library that decodes video files; folders of frames are recognised by themselves."""
     pixels: Literal["rgb", "yuv"] = "rgb"
-    """yuv: clips travel as the planes that files store and become RGB on the device, which spares
-    the loader; chroma is widened by interpolation, so pixels at edges of colour differ from rgb's.
-    For video files, with decoder pyav, not in_memory."""
+    """yuv: clips travel as the planes that files store and become RGB on the device. It spares the
+    loader where a window is not scaled, as in evaluation at 224 of a shorter side of 256; scaling
+    planes costs more than scaling RGB (docs/performance.md). Pixels at edges of colour differ from
+    rgb's. For video files, with decoder pyav, not in_memory."""
     num_workers: NonNegativeInt = 2
     """Loader processes a rank; 0 decodes in the training process."""
     in_memory: bool = False

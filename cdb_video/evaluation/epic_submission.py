@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cdb_video.errors import DataError
 from cdb_video.evaluation.predictions import HeadClasses, Predictions
+from cdb_video.files import replaced
 
 NUM_VERBS, NUM_NOUNS, NUM_ACTIONS = 97, 300, 100
 """Verbs and nouns that must be scored, and the actions that are given of each segment."""

@@ -204,3 +204,21 @@ def test_other_heads_have_no_consistency(heads):
     classes = make_classes(pairs=None)
 
     assert consistency(make_predictions(heads), {head: classes[head] for head in heads}) is None
+
+
+def test_an_action_without_a_pair_is_never_right_by_verb_and_noun():
+    # Of six actions two have a pair; the label's own has none, and would be fourth of six.
+    pairs = torch.tensor([[0, 0], [1, 1], [-1, -1], [-1, -1], [-1, -1], [-1, -1]])
+    names = tuple(f"action {i}" for i in range(6))
+    heads = {
+        "verb": part([[0.9, 0.1]] * 2, [0, 0]),
+        "noun": part([[0.9, 0.1]] * 2, [0, 0]),
+        "action": part([[0.1, 0.1, 0.1, 0.5, 0.1, 0.1]] * 2, [3, 0]),
+    }
+    known = make_classes() | {"action": HeadClasses(names, torch.ones(6).long(), pairs=pairs)}
+
+    found = consistency(Predictions(("a", "b"), heads), known)
+
+    assert found["product"] == {"top1": 0.5, "top5": 0.5, "mean_class_accuracy": 0.5}
+    assert found["both"]["top5"] == 0.5
+    assert found["own_head"]["top5"] == 1

@@ -372,3 +372,34 @@ def test_selection_is_by_the_named_head_then_action_then_the_mean():
     assert (
         selection_figure(counts | {"action": counts_of((1, 1), (1, 1))}, select_by="verb") == 0.75
     )
+
+
+def test_a_head_without_labels_is_left_out_of_the_selection():
+    counts = {"verb": counts_of((1, 1), (2, 1)), "noun": counts_of((0, 0), (0, 0))}
+
+    assert selection_figure(counts) == 0.75
+    assert math.isnan(selection_figure(counts, select_by="noun"))
+
+
+def test_scores_that_are_nan_are_wrong_and_of_no_confidence():
+    # The argmax of NaN scores is class 0, the label of the second video.
+    scores = torch.tensor([[0.8, 0.2], [math.nan, math.nan]])
+    labels = torch.tensor([0, 0])
+
+    assert expected_calibration_error(scores, labels) == pytest.approx(0.1)  # (0.2 + 0) / 2
+    found = report_data.reliability(predictions(scores, labels))
+    assert found.count[0] == found.count[12] == 1
+    assert found.accuracy[0] == 0
+    assert found.accuracy[12] == 1
+
+
+def test_adjusted_scores_are_not_adjusted_again():
+    part, known = random_predictions(), classes(range(1, NUM_CLASSES + 1))
+    name = "mean_class_accuracy_logit_adjusted"
+
+    figures = head_figures(part, known)
+    adjusted = head_figures(part, known, adjusted=True)
+
+    assert figures[name] > 0
+    assert (adjusted[name], adjusted["intervals"][name]) == (None, None)
+    assert adjusted["mean_class_accuracy"] == figures["mean_class_accuracy"]

@@ -154,3 +154,32 @@ def test_ids_that_were_skipped_count_for_nothing():
     assert found["x"]["verb"] == alone(predictions, "verb", [1])
     assert found["none"]["verb"]["num_videos"] == 0
     assert found["none"]["verb"]["top1"] is None
+
+
+def test_two_subsets_of_one_name_are_refused(tmp_path):
+    first, second = tmp_path / "1" / "dark.txt", tmp_path / "2" / "dark.txt"
+    for path, ids in ((first, "a\n"), (second, "b\n")):
+        path.parent.mkdir()
+        path.write_text(ids)
+
+    assert find(str(first), str(first)) == {"dark": "a"}
+    with pytest.raises(ConfigError, match=r"2/dark\.txt: there is another subset 'dark'"):
+        find(str(first), str(second))
+
+
+def test_a_file_does_not_replace_a_subset_of_the_data_set(tmp_path):
+    path = tmp_path / "tail.txt"
+    path.write_text("a\n")
+
+    assert find(str(path)) == {"tail": "a"}
+    with pytest.raises(ConfigError, match="another subset 'tail'"):
+        find_subsets([str(path)], ids=IDS, metadata={"tail_verb": ("yes",) * 5})
+
+
+def test_a_file_may_list_skipped_videos(tmp_path):
+    path = tmp_path / "dark.txt"
+    path.write_text("a\nbroken\n")
+
+    found = find_subsets([str(path)], ids=IDS, metadata={}, skipped=["broken"])
+
+    assert found == {"dark": {"a", "broken"}}

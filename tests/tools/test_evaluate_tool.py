@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,33 @@ def test_a_runs_predictions_carry_metadata_and_pairs_of_training(
     tool(None, "--predictions", runs[0] / "predictions_test.npz", "--json", out)
     again, report = read(out), read(runs[0] / "report_test.json")
     assert (again["heads"], again["consistency"]) == (report["heads"], report["consistency"])
+
+
+def test_a_file_says_itself_what_it_is(tool: Tool, scored: Path, tmp_path: Path) -> None:
+    predictions, classes = load_predictions(scored)
+    about = {
+        "run": "mine",
+        "split": "val",
+        "annotation_split": "P04",
+        "views": "2x3",
+        "split_fed": ["selection"],
+        "subsets": {"dark": [predictions.ids[0]]},
+        "skipped": [["broken", "broken.mp4: no video"]],
+    }
+    copy, target, ids = (tmp_path / name for name in ("copy.npz", "again.json", "ids.txt"))
+    ids.write_text(f"broken\n{predictions.ids[1]}\n")
+    save_predictions(copy, replace(predictions, about=about), classes)
+    adjust = ("--logit-adjust", 2, "--subset", ids, "--json", target)
+
+    table = tool(None, "--predictions", copy, *adjust)
+
+    report = read(target)
+    assert {key: report[key] for key in ("run", "annotation_split", "views", "split_fed")} == {
+        key: about[key] for key in ("run", "annotation_split", "views", "split_fed")
+    }
+    assert report["skipped"] == [{"id": "broken", "reason": "broken.mp4: no video"}]
+    assert report["subsets"].keys() == {"dark", "ids"}
+    assert report["logit_adjust"] == 2
+    assert report["heads"]["verb"]["mean_class_accuracy_logit_adjusted"] is None
+    assert "logit-adjusted with tau 2" in table
+    assert "after logit adjustment" not in table.replace(" -", "")
