@@ -145,7 +145,7 @@ def write_report(
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
+    about: dict[str, Any] = {
         "run": config.run.name or folder.name,
         "split": role,
         "annotation_split": split.name,

@@ -21,9 +21,13 @@ def test_an_error_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text("old")
 
-    with pytest.raises(KeyError), replaced(path) as beside:
-        beside.write_text("ha")
-        raise KeyError
+    def write_half() -> None:
+        with replaced(path) as beside:
+            beside.write_text("ha")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -22,7 +22,6 @@ from cdb_video.experiments.export import export_run
 def main() -> None:
     """Parse, export, print."""
     arguments = parse_arguments()
-    print(f"{arguments.out}: writing, reading back and comparing; a minute or so")
     run, difference = export_run(arguments.run, arguments.out)
     size = arguments.out.stat().st_size / 1e6
     batches = " and ".join(str(batch) for batch in CHECKED_BATCHES)

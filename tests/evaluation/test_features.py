@@ -181,6 +181,7 @@ def test_arrays_have_their_names_and_no_pickle(tmp_path):
         "ids": ("U", (3,)),
         "features": ("f", (3, 5)),
         "source": ("U", ()),
+        "skipped": ("U", ()),
         "labels_verb": ("i", (3,)),
         "class_names_verb": ("U", (2,)),
         "train_counts_verb": ("i", (2,)),

@@ -86,6 +86,7 @@ def test_arrays_have_their_names_and_types_and_no_pickle(tmp_path):
     assert found == {
         "ids": ("U", (5,)),
         "source": ("U", ()),
+        "about": ("U", ()),
         "metadata_participant": ("U", (5,)),
         "metadata_cam/side": ("U", (5,)),
         "scores_verb": ("f", (5, 3)),

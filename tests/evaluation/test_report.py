@@ -21,6 +21,7 @@ REPORT_KEYS = {
     "annotation_split",  # the name that the annotations give the split
     "num_videos",
     "views",
+    "logit_adjust",
     "split_fed",
     "skipped",
     "heads",

@@ -273,7 +273,8 @@ def test_a_browser_sorts_the_table_without_a_word_on_its_console(
 
     done = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         "--lang=en-US",          f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+         "--lang=en-US", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         page.as_uri()],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
 

@@ -302,3 +302,33 @@ def test_one_features_file_is_for_one_run(trained: Path, tmp_path: Path, tool: T
     assert "no such folder" in tool(
         2, "evaluate.py", trained, "--features", tmp_path / "missing" / "out.npz"
     )
+
+
+def test_what_was_skipped_and_asked_for_stays_in_the_reports(
+    trained: Path, tiny_data: Path, tmp_path: Path, tool: Tool
+) -> None:
+    folder, run, ids = tmp_path / "data", tmp_path / "run", tmp_path / "some.txt"
+    shutil.copytree(tiny_data, folder)
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("posthoc*"))
+    (folder / "test_0.mp4").write_bytes(b"no video")
+    options = (f"data.root={folder}", "data.on_error=skip", "data.max_skipped=1")
+    loaded = load_run(run)
+    records = read_role(loaded.config, "test", vocabularies=loaded.vocabularies).records
+    ids.write_text("\n".join(record.id for record in records[1:3]))
+    tool(None, "evaluate.py", run, "--subset", ids, *options)
+    before = read_report(run, "test")
+
+    tool(None, "posthoc.py", run, "logit-adjust", *options)
+
+    assert not list(run.glob("posthoc_features_test*"))  # its predictions were taken
+    assert len(before["skipped"]) == 1
+    assert before["subsets"].keys() == {"some"}
+    assert read_report(run, "test") == before
+    after = read_report(run, "test_logit-adjust")
+    assert after["skipped"] == before["skipped"]
+    assert after["subsets"].keys() == {"some"}
+    assert after["logit_adjust"] == 1
+    tool(None, "posthoc.py", run, "tau-norm", "--tau", "1", *options)
+    (folder / "test_1.mp4").write_bytes(b"no video")
+    tool(None, "posthoc.py", run, "tau-norm", "--tau", "0", *options)  # by the features kept
+    assert read_report(run, "test_tau-norm")["skipped"] == before["skipped"]
