@@ -49,7 +49,7 @@ def build_validation(
     split = data.val
     loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
 
-    def validate(model: Recognizer, last: bool) -> EvalReport:
+    def validate(model: Recognizer, last: bool = False) -> EvalReport:
         report = evaluate(
             model,
             loader,
