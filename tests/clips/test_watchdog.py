@@ -172,7 +172,7 @@ def test_a_worker_that_ends_between_clips_is_no_clips_fault():
 
     message = message_of(lambda: list(batches), RunError)
 
-    assert message.startswith("a loader's process ended between two clips (SIGKILL)")
+    assert message.startswith("a loader's process was ended from outside (SIGKILL)")
 
 
 def test_a_dead_worker_interrupts_nothing_but_the_wait_for_a_batch():
