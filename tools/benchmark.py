@@ -17,7 +17,7 @@ from benchmarks import loader, loss
 from benchmarks.loader_table import print_loader_report
 from benchmarks.report import print_report
 
-from cdb_video.command_line import positive, run_tool
+from cdb_video.command_line import new_file, positive, run_tool
 from cdb_video.config import DataConfig
 
 
@@ -93,14 +93,6 @@ def add_common(command: argparse.ArgumentParser, *, repeats: int) -> None:
     command.add_argument(
         "--repeats", type=positive, default=repeats, help=f"rounds; default {repeats}"
     )
-
-
-def new_file(text: str) -> Path:
-    """A path in a folder that is there, for argparse: minutes of measuring are not lost."""
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent}: no such folder")
-    return path
 
 
 if __name__ == "__main__":

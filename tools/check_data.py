@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cdb_video.build_clips import clip_sampler, index_folder
 from cdb_video.build_data import data_root, read_role
-from cdb_video.command_line import positive, run_tool
+from cdb_video.command_line import new_file, positive, run_tool
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.datasets.annotations import Split, Vocabulary
@@ -110,14 +110,6 @@ def parse_arguments() -> argparse.Namespace:
         help="seconds without a frame after which a file is given up; default 60",
     )
     return parser.parse_intermixed_args()
-
-
-def new_file(text: str) -> Path:
-    """A path in a folder that is there, for argparse: nothing is checked in vain."""
-    path = Path(text)
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent}: no such folder")
-    return path
 
 
 if __name__ == "__main__":

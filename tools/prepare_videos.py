@@ -17,7 +17,7 @@ import argparse
 import os
 from pathlib import Path
 
-from cdb_video.command_line import positive, run_tool
+from cdb_video.command_line import new_file, positive, run_tool
 from cdb_video.config import DataConfig
 from cdb_video.prepare.ingest import prepare_videos
 from cdb_video.prepare.ingest_report import (
@@ -113,14 +113,6 @@ def even(text: str) -> int:
     if number < 16 or number % 2:
         raise argparse.ArgumentTypeError(f"must be even and at least 16, got {number}")
     return number
-
-
-def new_file(text: str) -> Path:
-    """A path in a folder that is there, for argparse: nothing is done in vain."""
-    path = Path(text)
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent}: no such folder")
-    return path
 
 
 if __name__ == "__main__":

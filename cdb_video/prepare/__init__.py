@@ -1,1 +1,1 @@
-"""Before training: look the data over."""
+"""Before training: look the data over, and re-encode it for faster decoding."""
