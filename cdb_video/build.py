@@ -35,8 +35,9 @@ from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_
 from cdb_video.training.crossfit import check_folds
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
-from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
+from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
 from cdb_video.training.skipping import SkippedClips
+from cdb_video.training.state import check_parts, join_state
 from cdb_video.training.trackers import TensorBoard, Tracker, WeightsAndBiases, check_trackers
 from cdb_video.training.trainer import Trainer, TrainerOptions
 
@@ -136,10 +137,12 @@ def build_trainer(
     )
     precision = choose_precision(config.train.precision, device)
     resume_from = distributed.broadcast_object(run.resume_from if run else None)
-    training = load_training(Path(resume_from)) if resume_from else None
+    state = None
     if resume_from:
-        model.load_state_dict(load_model(Path(resume_from)))
-    log = _build_log(config, run, training)
+        path = Path(resume_from)
+        state = join_state(load_model(path), load_training(path))
+        check_parts(state)
+    log = _build_log(config, run, state)
     trainer = Trainer(
         model=model,
         criterion=criterion,
@@ -157,8 +160,8 @@ def build_trainer(
         log=log,
         checkpoints=_build_checkpoints(config, run, model, classes),
     )
-    if training:
-        trainer.load_state_dict(training)
+    if state:
+        trainer.state.load_state_dict(state)
     return trainer
 
 
@@ -220,6 +223,10 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         micro_batch_size=train.micro_batch_size,
         precision=precision,
         clip_grad_norm=train.clip_grad_norm,
+        ema=train.ema,
+        max_bad_steps=train.max_bad_steps,
+        save_every_steps=train.save_every_steps,
+        save_every_minutes=train.save_every_minutes,
         eval_every=train.eval_every,
         log_every=train.log_every,
         difficulty_source=config.loss.difficulty.source,
@@ -237,16 +244,15 @@ def _build_skipped(config: Config, data: Data) -> SkippedClips:
     return SkippedClips(paths, policy=decode_policy(config))
 
 
-def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
+def _build_log(
+    config: Config, run: RunFolder | None, state: Mapping[str, Any] | None
+) -> RunLog:
     if run is None:
         return SilentLog()
-    done = training["progress"] if training else {"epoch": NOTHING_DONE, "step": 0}
-    return FileLog(
-        run.path,
-        from_epoch=done["epoch"],
-        from_step=done["step"],
-        trackers=_build_trackers(config, run, from_step=done["step"]),
-    )
+    progress = state["progress"] if state else {}
+    done = Done(progress["epoch"], progress["step"]) if progress else NOTHING_DONE
+    trackers = _build_trackers(config, run, from_step=max(done.step, 0))
+    return FileLog(run.path, done=done, trackers=trackers)
 
 
 def _build_trackers(config: Config, run: RunFolder, *, from_step: int) -> list[Tracker]:

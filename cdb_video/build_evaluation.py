@@ -17,7 +17,7 @@ from cdb_video.config import Config
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks
-from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.evaluation.evaluate import EvalReport, evaluate, to_the_end
 from cdb_video.evaluation.features import extract_features
 from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
@@ -27,6 +27,7 @@ from cdb_video.precision import Precision
 from cdb_video.training.crossfit import crossfit_counts, take_clips
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import RunLog
+from cdb_video.training.trainer import Validate
 
 
 def build_validation(
@@ -39,17 +40,17 @@ def build_validation(
     log: RunLog,
     *,
     quiet: bool,
-) -> Callable[[Recognizer, bool], EvalReport] | None:
-    """Model, whether it is training's last -> what validation says of it, with its report.
-
-    None without the split.
+) -> Validate | None:
+    """What measures a model in training, and writes the report; None without the split.
     """
     if data.val is None:
         return None
     split = data.val
     loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
 
-    def validate(model: Recognizer, last: bool = False) -> EvalReport:
+    def validate(
+        model: Recognizer, last: bool = False, keep_going: Callable[[int], bool] = to_the_end
+    ) -> EvalReport:
         report = evaluate(
             model,
             loader,
@@ -58,6 +59,7 @@ def build_validation(
             micro_batch_size=config.train.micro_batch_size,
             description="validation",
             quiet=quiet or not ranks.is_main,
+            keep_going=keep_going,
         )
         if run:
             write_report(

@@ -332,12 +332,24 @@ class TrainConfig(Section):
     """auto: the GPU of the rank where there is one."""
     clip_grad_norm: Positive | None = None
     """Largest norm of the gradient; null: any."""
+    ema: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """Decay a step of averaged weights, such as 0.999, which validation, difficulty, selection and
+    every tool then use; null: the last step's weights."""
+    max_bad_steps: PositiveInt = 10
+    """Steps in a row with a loss or gradient that is no finite number, after which the run stops;
+    such a step changes nothing, and is recorded with its clips."""
     sync_batch_norm: bool = False
     """Batch statistics over all ranks; on GPUs only."""
     eval_every: PositiveInt = 1
     """Epochs between validations; the last epoch always validates."""
     log_every: PositiveInt = 10
     """Steps between the lines of metrics.jsonl, and between the loop's waits for the GPU."""
+    save_every_steps: PositiveInt | None = None
+    """Steps between checkpoints in the middle of an epoch; null: none by number."""
+    save_every_minutes: Positive | None = 30.0
+    """Minutes between checkpoints in the middle of an epoch; null: none by time."""
+    rank_timeout_s: Positive = 600.0
+    """Seconds that a rank waits for another one before it gives up, and with it the run."""
     keep_last: PositiveInt = 2
     """Checkpoints to keep, besides the best."""
     select_by: str | None = None

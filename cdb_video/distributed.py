@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -96,6 +96,16 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This process's number in the running process group, 0 without one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def any_rank(wants: bool) -> bool:
+    """Whether any rank says so; every rank has to ask."""
+    return bool(all_reduce(torch.tensor([int(wants)])))
+
+
 def all_reduce(tensor: Tensor) -> Tensor:
     """Sum over the ranks, in place."""
     if dist.is_initialized():
@@ -139,14 +149,46 @@ def barrier() -> None:
 def average_buffers(module: nn.Module) -> None:
     """Average floating-point buffers (batch norm's statistics) over the ranks.
 
-    DDP lets every rank keep its own: without this, evaluation would depend on the rank.
+    DDP lets every rank keep its own: without this, evaluation would depend on the rank. In float64,
+    where the mean of equal fp32 numbers is that number: averaged twice is averaged once.
     """
-    if world_size() == 1:
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if world_size() == 1 or not buffers:
         return
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= world_size()
+    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    dist.all_reduce(flat)
+    means = (flat / world_size()).split([buffer.numel() for buffer in buffers])
+    for buffer, mean in zip(buffers, means, strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+class Agreement:
+    """What any rank wants, known to all at the same step, one step later: nobody waits for it.
+
+    The exchange of a step goes over the CPU's backend while the next step runs. In one process it
+    is known at once.
+    """
+
+    def __init__(self) -> None:
+        self._asked = torch.zeros(0)
+        self._work: dist.Work | None = None
+
+    def exchange(self, *wants: bool) -> list[bool]:
+        """Say what this rank wants; which of it any rank wanted at the last exchange."""
+        if world_size() == 1:
+            return list(wants)
+        agreed = self.settle() or [False] * len(wants)
+        self._asked = torch.tensor(wants, dtype=torch.int64)
+        self._work = dist.all_reduce(self._asked, async_op=True)
+        return agreed
+
+    def settle(self) -> list[bool]:
+        """What any rank wanted at the last exchange; empty before there was one."""
+        if self._work is None:
+            return []
+        self._work.wait()
+        self._work = None
+        return [bool(number) for number in self._asked.tolist()]
 
 
 def wrap(module: nn.Module, device: torch.device) -> nn.Module:
@@ -160,3 +202,28 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
+
+
+def settle_buckets(network: nn.Module, clips: Tensor, context: AbstractContextManager[None]) -> None:
+    """Let DDP lay out its buckets before the first step, by a pass that leaves nothing behind.
+
+    DDP packs gradients into buckets in the order of the parameters, and after its first backward
+    again, in the order in which they were ready. The sum over three or more ranks depends in its
+    last bits on where in a bucket a number lies: a resumed run would differ from one that was not
+    interrupted. Nothing in one process.
+
+    Args:
+        network: of `wrap`, in training mode.
+        clips: (N, C, T, H, W), two at least for batch norm.
+        context: of the forward.
+
+    """
+    if not isinstance(network, DistributedDataParallel):
+        return
+    before = [buffer.clone() for buffer in network.module.buffers()]
+    with context:
+        logits = network(clips)
+    sum(values.float().sum() for values in logits.values()).backward()
+    network.zero_grad()
+    for buffer, value in zip(network.module.buffers(), before, strict=True):
+        buffer.copy_(value)

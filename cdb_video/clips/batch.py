@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -115,8 +116,14 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def split(self, size: int) -> list[Batch]:
-        """Parts of at most `size` videos, in order; they share the batch's memory."""
-        return [self._slice(slice(i, i + size)) for i in range(0, len(self), size)]
+        """Parts of at most `size` videos, in order; they share the batch's memory.
+
+        Their sizes differ by one at most: a last part of a single clip would be too little for
+        batch norm.
+        """
+        parts = -(-len(self) // size)
+        ends = [len(self) * i // parts for i in range(parts + 1)] if parts else [0]
+        return [self._slice(slice(*pair)) for pair in pairwise(ends)]
 
     def _slice(self, part: slice) -> Batch:
         return self._map(lambda tensor: tensor[part])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,15 @@ from cdb_video.evaluation.predictions import HeadPredictions, Predictions, metad
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
+
+
+class EvaluationStoppedError(Exception):
+    """An evaluation was ended, on every rank, as one of them was asked to."""
+
+
+def to_the_end(videos_done: int) -> bool:
+    """`keep_going` of an evaluation that nobody ends."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def evaluate(
     micro_batch_size: int = 32,
     description: str = "evaluating",
     quiet: bool = True,
+    keep_going: Callable[[int], bool] = to_the_end,
 ) -> EvalReport:
     """Score every video of the loader's split, over all ranks of the process group.
 
@@ -69,9 +79,11 @@ def evaluate(
         micro_batch_size: clips a forward, at most.
         description: what the progress bar says.
         quiet: show no progress bar.
+        keep_going: asked after each batch, with the number of videos that this rank has done.
 
     Raises:
         DecodeError: naming a video that does not decode; or too many were skipped, or all.
+        EvaluationStoppedError: on every rank, where one was not to keep going.
 
     """
     device = torch.device(device)
@@ -89,6 +101,7 @@ def evaluate(
         for head, num_classes in model.num_classes.items()
     }
     skipped: list[Skipped] = []
+    stopped = False
     was_training = model.training
     model.eval()
     with Progress(description, total=len(loader.order.indices), unit="videos", quiet=quiet) as bar:
@@ -98,7 +111,11 @@ def evaluate(
                 heads[head].view_scores[batch.indices] = view_scores.half()
             skipped += batch.skipped
             bar.advance(len(batch) + len(batch.skipped))
+            if stopped := not keep_going(int(bar.done)):
+                break
     model.train(was_training)
+    if distributed.any_rank(stopped):
+        raise EvaluationStoppedError
     for part in heads.values():
         distributed.all_reduce(part.scores)
         distributed.all_reduce(part.view_scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -21,20 +21,29 @@ from cdb_video.clips.transforms import ToModelInput
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
-from cdb_video.errors import RunError
-from cdb_video.evaluation.evaluate import EvalReport
+from cdb_video.errors import RunError, StoppedError
+from cdb_video.evaluation.evaluate import EvalReport, EvaluationStoppedError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
+from cdb_video.training.averaging import AveragedWeights, NoAverage
+from cdb_video.training.bad_steps import StepGate, running_statistics
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
 from cdb_video.training.epoch_log import log_accuracy, log_difficulty, missed_classes
-from cdb_video.training.optim import Schedule, load_optimizer
+from cdb_video.training.optim import Schedule
 from cdb_video.training.run_log import RunLog, SilentLog
 from cdb_video.training.selection import better_of
+from cdb_video.training.signals import StopRequest
 from cdb_video.training.skipping import SkippedClip, SkippedClips, blank_batch
+from cdb_video.training.state import Position, TrainState, split_state
+
+
+Validate = Callable[[Recognizer, bool, Callable[[int], bool]], EvalReport]
+"""Model, whether it is training's last, `keep_going` of `evaluate` -> the report, the same on every
+rank."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,12 @@ class TrainerOptions:
     micro_batch_size: int
     precision: Precision = "fp32"
     clip_grad_norm: float | None = None
+    ema: float | None = None
+    max_bad_steps: int = 10
     eval_every: int = 1
     log_every: int = 10
+    save_every_steps: int | None = None
+    save_every_minutes: float | None = None
     difficulty_source: Literal["val", "train", "crossfit"] = "val"
     crossfit_from: int = 1
     crossfit_every: int = 1
@@ -65,8 +78,7 @@ class Trainer:
         optimizer: over the model's parameters.
         schedule: of the learning rate.
         loader: this rank's part of every step.
-        validate: model, whether it is training's last -> report, the same on every rank; None: no
-            validation.
+        validate: measures the model after an epoch; None: no validation.
         crossfit: model -> counts of the training clips, the same on every rank, for that source of
             difficulty.
         sampling: the classes that are drawn; None: every clip once an epoch.
@@ -88,7 +100,7 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         loader: TrainingLoader,
-        validate: Callable[[Recognizer, bool], EvalReport] | None,
+        validate: Validate | None,
         crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
         sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
@@ -116,28 +128,63 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.to_input = ToModelInput(*model.normalization, jitter=jitter).to(self.device)
         self.autocast = autocast(self.device, options.precision)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
-        self.network = distributed.wrap(model, self.device)
-        self.epoch = 0
-        self.step = 0
-        self.best: Mapping[str, Any] | None = None
+        # Also in fp32 and bf16, with scale 1: it lets the fused optimisers leave out, on the
+        # device, a step whose gradient is not finite.
+        scale = {} if options.precision == "fp16" else {"init_scale": 1.0}
+        self.scaler = torch.amp.GradScaler(self.device.type, **scale)
+        self.averaged = NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
             for head, classes in model.num_classes.items()
         }
         # Loss of every head, and clips: summed on the device, read every `log_every` steps.
         self.loss_sums = torch.zeros(len(self.train_counts) + 1, device=self.device)
+        self.state = TrainState(
+            model=model,
+            averaged=self.averaged,
+            optimizer=optimizer,
+            scaler=self.scaler,
+            criterion=criterion,
+            sampling=sampling,
+            train_counts=self.train_counts,
+            loss_sums=self.loss_sums,
+            skipped=self.skipped,
+            clips=loader.fingerprint,
+            position=Position(),
+        )
+        self.gate = StepGate(
+            [
+                *model.buffers(),
+                *criterion.buffers(),
+                *(counts.to_dict()["table"] for counts in self.train_counts.values()),
+                self.loss_sums,
+            ],
+            running_statistics(model),
+            self.device,
+        )
+        self.stop = StopRequest()
+        self.agreement = distributed.Agreement()
+        self.saved_at = time.monotonic()
+        self.network = distributed.wrap(model, self.device)
+        self.settle_buckets()
 
     def fit(self) -> None:
-        """Train from where the state stands to the last epoch."""
-        with closing(self.log):
-            self.criterion.start_epoch(self.epoch, self.options.epochs)
-            if self.epoch == 0:
+        """Train from where the state stands to the last epoch.
+
+        Raises:
+            StoppedError: this rank or another one was asked to stop; the state is saved.
+
+        """
+        state = self.state
+        with closing(self.log), closing(self.checkpoints), self.stop.listening():
+            if state.position.steps == 0:
+                self.criterion.start_epoch(state.position.epoch, self.options.epochs)
+            if state.position.step == 0:
                 self.log_difficulty()
-            while self.epoch < self.options.epochs:
+            while state.position.epoch < self.options.epochs:
                 self.train_one_epoch()
-                self.epoch += 1
                 report = self.evaluate()
+                state.position = Position(state.position.epoch + 1, 0, state.position.step)
                 measured = self.difficulty_counts(report)
                 self.criterion.update(measured)
                 if self.sampling and self.sampling.head in measured:
@@ -145,10 +192,17 @@ class Trainer:
                 self.say_coverage(measured)
                 self.log_epoch(report)
                 # Before the file is written: it has the weights of the next epoch.
-                if self.epoch < self.options.epochs:
-                    self.criterion.start_epoch(self.epoch, self.options.epochs)
+                if state.position.epoch < self.options.epochs:
+                    self.criterion.start_epoch(state.position.epoch, self.options.epochs)
                 self.log_difficulty(measured)
-                self.save(report)
+                state.best = better_of(
+                    state.best,
+                    report,
+                    epoch=state.position.epoch,
+                    step=state.position.step,
+                    select_by=self.options.select_by,
+                )
+                self.save()
 
     @property
     def quiet(self) -> bool:
@@ -156,22 +210,28 @@ class Trainer:
         return self.options.quiet or not self.ranks.is_main
 
     def train_one_epoch(self) -> None:
-        """One pass over the training clips."""
+        """One pass over the training clips, or what is left of it."""
+        position, order = self.state.position, self.loader.order
         self.model.train()
         self.draw_classes()
-        for counts in self.train_counts.values():
-            counts.reset()
+        if position.steps == 0:
+            for counts in self.train_counts.values():
+                counts.reset()
         steps = self.loader.steps_per_epoch
-        title = f"epoch {self.epoch + 1}/{self.options.epochs}"
-        total = steps * self.loader.order.batch_size
-        with Progress(title, total=total, unit="clips", quiet=self.quiet) as progress:
+        title = f"epoch {position.epoch + 1}/{self.options.epochs}"
+        total, done = steps * order.batch_size, position.steps * order.batch_size
+        with Progress(title, total=total, done=done, unit="clips", quiet=self.quiet) as progress:
             figures: dict[str, float] = {}
-            for i, batch in enumerate(self.loader.epoch(self.epoch)):
-                lr = self.schedule.apply(self.optimizer, self.epoch + i / steps)
+            for batch in self.loader.epoch(position.epoch, first_step=position.steps):
+                lr = self.schedule.apply(self.optimizer, position.epoch + position.steps / steps)
                 self.train_step(batch)
-                progress.advance(self.loader.order.batch_size, **figures)
-                if self.step % self.options.log_every == 0 or i + 1 == steps:
-                    figures = self.log_step(self.epoch + (i + 1) / steps, lr, progress.speed)
+                position.steps += 1
+                self.log.beat("training", epoch=self.epochs_done, step=position.step)
+                progress.advance(order.batch_size, **figures)
+                if position.step % self.options.log_every == 0 or position.steps == steps:
+                    figures = self.log_step(lr, progress.speed)
+                self.save_or_stop(self.agreement.exchange(*self.wants()))
+        self.save_or_stop(self.agreement.settle())
 
     def draw_classes(self) -> None:
         """With sampling by class, set the epoch's probabilities."""
@@ -180,36 +240,34 @@ class Trainer:
         head = self.sampling.head
         records = self.loader.clips.records
         labels = torch.tensor([record.labels.get(head, UNLABELLED) for record in records])
-        probabilities = self.sampling.probabilities(self.epoch, self.options.epochs)
+        probabilities = self.sampling.probabilities(self.state.position.epoch, self.options.epochs)
         self.loader.order.draw_classes(labels, probabilities)
 
     def train_step(self, batch: Batch) -> None:
         """One optimiser step on this rank's part of a global batch."""
+        position = self.state.position
         # Dropout is a function of (seed, step, rank) too: nothing random is to be remembered.
-        key = self.options.seed, self.step, self.ranks.rank
+        key = self.options.seed, position.step, self.ranks.rank
         torch.manual_seed(sample_generator(*key).initial_seed())
-        parts = batch.split(self.options.micro_batch_size)
-        if not parts:
-            # The other ranks wait for this one's gradients, of nothing.
-            parts = [blank_batch(batch, list(self.train_counts))]
-            self.model.eval()
+        self.gate.open()
+        # Without a clip the other ranks wait for this one's gradients, of nothing.
+        parts = batch.split(self.options.micro_batch_size) or [
+            blank_batch(batch, list(self.train_counts))
+        ]
+        # A single clip that skipping left may be too little for batch norm's statistics.
+        self.model.train(bool(len(batch)) and not (batch.skipped and len(parts[-1]) == 1))
         for part in parts:
-            self.backward(part.to(self.device), reduce=part is parts[-1])
-        if self.options.clip_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
-        # In fp16 a step whose gradients overflowed is skipped, and the scale lowered.
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        if not len(batch):
-            self.model.train()
-        self.step += 1
+            self.backward(part, reduce=part is parts[-1])
+        self.model.train()
+        self.update()
+        position.step += 1
         if batch.skipped:
-            self.skipped.note(batch.skipped, self.loader.clips.records, step=self.step)
+            self.skipped.note(batch.skipped, self.loader.clips.records, step=position.step)
 
     def backward(self, part: Batch, *, reduce: bool) -> None:
         """Add a micro batch's gradients; with `reduce`, sum them over the ranks."""
+        indices = part.indices.tolist()
+        part = part.to(self.device)
         ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
         with nullcontext() if ddp is None or reduce else ddp.no_sync():
             clips = self.to_input(part.clips.flatten(0, 1), part.appearance, part.clips_to_rgb)
@@ -219,8 +277,24 @@ class Trainer:
             # A sum over the global batch: parts count by their clips, and DDP's mean over the
             # ranks is undone.
             share = self.ranks.world_size / self.loader.order.global_batch_size
+            share = share * self.gate.factor(torch.stack(list(losses.values())), indices)
             self.scaler.scale(self.criterion.total(losses) * share).backward()
         self.count(part, logits, losses)
+
+    def update(self) -> None:
+        """Apply the gradients, unless they are not finite: then nothing of the step stays."""
+        scale = self.scaler.scale(torch.ones((), device=self.device))
+        self.scaler.unscale_(self.optimizer)
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        if self.options.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(weights, self.options.clip_grad_norm, norm)
+        self.scaler.step(self.optimizer)
+        # In fp16 the scale falls when gradients overflowed.
+        self.scaler.update(None if self.options.precision == "fp16" else 1.0)
+        self.optimizer.zero_grad()
+        applied = self.gate.close(norm, scale, step=self.state.position.step + 1)
+        self.averaged.update(applied)
 
     def count(
         self, part: Batch, logits: Mapping[str, Tensor], losses: Mapping[str, Tensor]
@@ -232,17 +306,70 @@ class Trainer:
         # Not the clip of `blank_batch`.
         self.loss_sums[-1] += (part.indices >= 0).sum()
 
+    def wants(self) -> tuple[bool, bool]:
+        """Whether this rank was asked to stop, and whether it is time to save."""
+        every = self.options.save_every_minutes
+        due = every is not None and time.monotonic() - self.saved_at >= 60 * every
+        return self.stop.received, due and self.ranks.is_main
+
+    def save_or_stop(self, agreed: list[bool]) -> None:
+        """Between two steps: save when it is due, and stop where any rank was asked to."""
+        stop, due = agreed or (False, False)
+        every = self.options.save_every_steps
+        position = self.state.position
+        due = due or (every is not None and position.step % every == 0 and bool(agreed))
+        if stop:
+            self.save_and_stop()
+        # The end of an epoch has a save of its own.
+        if due and position.steps < self.loader.steps_per_epoch:
+            self.save()
+
+    def save_and_stop(self) -> None:
+        """Save, wait until it is on the disk, and leave."""
+        self.agreement.settle()
+        self.save()
+        self.checkpoints.close()
+        by = self.stop.signal.name if self.stop.signal else "a signal to another rank"
+        position = self.state.position
+        self.log.write("stop", epoch=self.epochs_done, step=position.step, signal=by)
+        distributed.barrier()
+        raise StoppedError(
+            f"stopped by {by} in epoch {position.epoch + 1}, and saved step-{position.step}: "
+            "--resume goes on from there"
+        )
+
+    @property
+    def epochs_done(self) -> float:
+        """With the part of the one that is running."""
+        position = self.state.position
+        return position.epoch + position.steps / self.loader.steps_per_epoch
+
     def evaluate(self) -> EvalReport | None:
         """The validation split on every rank; None in an epoch without validation."""
+        position = self.state.position
         # Also before a save: the checkpoint then holds what was evaluated.
+        evaluated = self.averaged.model or self.model
         distributed.average_buffers(self.model)
-        last = self.epoch == self.options.epochs
-        if self.validate is None or not (last or self.epoch % self.options.eval_every == 0):
+        if evaluated is not self.model:
+            distributed.average_buffers(evaluated)
+        epoch = position.epoch + 1
+        last = epoch == self.options.epochs
+        if self.validate is None or not (last or epoch % self.options.eval_every == 0):
             return None
-        report = self.validate(self.model, last)
-        found = [SkippedClip(name, reason, self.step) for name, reason in report.skipped]
-        self.skipped.add(found, epoch=self.epoch, log=self.log)
+        try:
+            report = self.validate(evaluated, last, self.keep_going)
+        except EvaluationStoppedError:
+            self.save_and_stop()
+            raise
+        found = [SkippedClip(name, reason, position.step) for name, reason in report.skipped]
+        self.skipped.add(found, epoch=epoch, log=self.log, split="val")
         return report
+
+    def keep_going(self, videos_done: int) -> bool:
+        """Between two batches of an evaluation: a sign of life; False ends it."""
+        position = self.state.position
+        self.log.beat("evaluating", epoch=position.epoch + 1, step=position.step, done=videos_done)
+        return not self.stop.received
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""
@@ -251,9 +378,9 @@ class Trainer:
         if self.options.difficulty_source == "train":
             return self.train_counts
         if self.crossfit is not None:
-            since = self.epoch - self.options.crossfit_from
+            since = self.state.position.epoch - self.options.crossfit_from
             is_due = since >= 0 and since % self.options.crossfit_every == 0
-            return self.crossfit(self.model) if is_due else {}
+            return self.crossfit(self.averaged.model or self.model) if is_due else {}
         return report.counts if report else {}
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
@@ -264,7 +391,7 @@ class Trainer:
             if not self.quiet:
                 print(f"{head}: {difficulties[head].report(self.classes[head].names)}")
         if never:
-            self.log.write("coverage", epoch=self.epoch, step=self.step, never_measured=never)
+            self.log.write("coverage", epoch=self.state.position.epoch, step=self.state.position.step, never_measured=never)
 
     @property
     def difficulties(self) -> dict[str, ClassDifficulty]:
@@ -274,13 +401,15 @@ class Trainer:
             found[self.sampling.head] = self.sampling.cdb.class_difficulty
         return found
 
-    def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
+    def log_step(self, lr_factor: float, speed: float) -> dict[str, float]:
         """Read the mean losses since the last reading: the loop waits for the device here only."""
+        position = self.state.position
+        self.note_bad_steps()
         noted = torch.tensor([float(self.skipped.num_noted)])
         read = distributed.all_reduce(torch.cat([self.loss_sums.cpu(), noted]))
         self.loss_sums.zero_()
         if read[-1]:
-            self.skipped.add(self.skipped.gather(), epoch=epoch, log=self.log)
+            self.skipped.add(self.skipped.gather(), epoch=self.epochs_done, log=self.log)
         sums = read[:-1]
         if not sums[-1]:
             return {}  # every clip was left out
@@ -290,15 +419,45 @@ class Trainer:
         }
         weights = self.criterion.head_weights
         loss = sum(weights[head] * m for head, m in zip(self.train_counts, means, strict=True))
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} in epoch {self.epoch + 1}, step {self.step}: lower optim.lr, "
-                "set train.clip_grad_norm, or use train.precision=fp32"
-            )
         figures = {"loss": loss, **figures}
+        if self.options.precision == "fp16":
+            figures["loss_scale"] = self.scaler.get_scale()
         lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * lr_factor
-        self.log.write("train", epoch=epoch, step=self.step, lr=lr, clips_per_s=speed, **figures)
+        self.log.write(
+            "train",
+            epoch=self.epochs_done,
+            step=position.step,
+            lr=lr,
+            clips_per_s=speed,
+            step_s=self.loader.order.batch_size / speed if speed else None,
+            **figures,
+        )
         return {"loss": loss, "lr": lr}
+
+    def note_bad_steps(self) -> None:
+        """Log the steps with bad numbers since the last reading.
+
+        Raises:
+            RunError: there were too many in a row.
+
+        """
+        state, records = self.state, self.loader.clips.records
+        most = min(self.options.max_bad_steps, self.loader.steps_per_epoch)
+        for bad in self.gate.read():
+            state.bad_streak = state.bad_streak + 1 if bad else 0
+            if bad is None:
+                continue
+            names = [records[index].id for index in bad.clips if index >= 0]
+            self.log.write(
+                "bad_step", epoch=self.epochs_done, step=bad.step, reason=bad.reason, clips=names
+            )
+            if state.bad_streak >= most:
+                raise RunError(
+                    f"train.max_bad_steps={self.options.max_bad_steps}: in step {bad.step} of epoch "
+                    f"{state.position.epoch + 1} the {bad.reason} is no finite number, the "
+                    f"{state.bad_streak}th time in a row (clips {', '.join(names[:4])}, ...); lower "
+                    "optim.lr, set train.clip_grad_norm, or use train.precision=fp32"
+                )
 
     def log_epoch(self, report: EvalReport | None) -> None:
         """Write what the epoch gave, and say it."""
@@ -306,13 +465,13 @@ class Trainer:
             self.log,
             self.train_counts,
             report,
-            epoch=self.epoch,
-            step=self.step,
+            epoch=self.state.position.epoch,
+            step=self.state.position.step,
             select_by=self.options.select_by,
         )
         if not self.quiet:
             shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
-            print(f"epoch {self.epoch}/{self.options.epochs} mean class accuracy: {shown}")
+            print(f"epoch {self.state.position.epoch}/{self.options.epochs} mean class accuracy: {shown}")
 
     def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
         """Write each class's accuracy after this epoch and its weight from now on."""
@@ -322,44 +481,30 @@ class Trainer:
             self.classes,
             counts or {},
             self.difficulties,
-            epoch=self.epoch,
+            epoch=self.state.position.epoch,
         )
 
-    def save(self, report: EvalReport | None) -> None:
-        """Save a checkpoint, and note when it is the best so far."""
-        self.best = better_of(
-            self.best,
-            report,
-            epoch=self.epoch,
-            step=self.step,
-            select_by=self.options.select_by,
-        )
-        self.checkpoints.save(
-            self.step, model=self.model.state_dict(), training=self.state_dict(), best=self.best
+    def save(self) -> None:
+        """Save a checkpoint; every rank takes part."""
+        # What is pending is read first, so that a checkpoint has it.
+        self.note_bad_steps()
+        if distributed.any_rank(self.skipped.num_noted > 0):
+            self.skipped.add(self.skipped.gather(), epoch=self.epochs_done, log=self.log)
+        position = self.state.position
+        start = time.perf_counter()
+        model, training = split_state(self.state.state_dict())
+        self.checkpoints.save(position.step, model=model, training=training, best=self.state.best)
+        self.saved_at = time.monotonic()
+        self.log.write(
+            "save",
+            epoch=self.epochs_done,
+            step=position.step,
+            checkpoint=f"step-{position.step}",
+            seconds=time.perf_counter() - start,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the model that the next step depends on."""
-        return {
-            "criterion": self.criterion.state_dict(),
-            "sampling": self.sampling.state_dict() if self.sampling else {},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": {
-                "epoch": self.epoch,
-                "step": self.step,
-                "best": self.best,
-                "skipped": self.skipped.reasons,
-            },
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave; the model's weights are loaded apart."""
-        self.criterion.load_state_dict(state["criterion"])
-        if self.sampling:
-            self.sampling.load_state_dict(state["sampling"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        progress = state["progress"]
-        self.epoch, self.step, self.best = progress["epoch"], progress["step"], progress["best"]
-        self.skipped.reasons = dict(progress.get("skipped", {}))
+    def settle_buckets(self) -> None:
+        """Before the first step, and before a state is taken up: see `distributed`."""
+        if isinstance(self.network, DistributedDataParallel):
+            clips = torch.zeros(2, *self.loader.clip_shape, dtype=torch.uint8, device=self.device)
+            distributed.settle_buckets(self.network, self.to_input(clips), self.autocast)
