@@ -241,12 +241,16 @@ def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
     if run is None:
         return SilentLog()
     done = training["progress"] if training else {"epoch": NOTHING_DONE, "step": 0}
-    return FileLog(
+    log = FileLog(
         run.path,
         from_epoch=done["epoch"],
         from_step=done["step"],
         trackers=_build_trackers(config, run, from_step=done["step"]),
     )
+    for line in run.set_aside:
+        at = max(done["epoch"], 0)
+        log.write("damaged_checkpoint", epoch=at, step=done["step"], reason=line)
+    return log
 
 
 def _build_trackers(config: Config, run: RunFolder, *, from_step: int) -> list[Tracker]:

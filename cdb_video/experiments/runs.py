@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,8 +147,7 @@ def load_run(
         ConfigError: an override that cannot be used.
 
     """
-    path = find_checkpoint(Path(run))
-    state = checkpoint.load_model(path)
+    path, state = _load_first_whole(_candidates(Path(run)))
     config = load_config(path / "config.yaml", overrides)
     classes = read_classes(path)
     model = build_model(
@@ -177,18 +177,33 @@ def find_checkpoint(run: Path) -> Path:
         RunError: there is none.
 
     """
+    return _candidates(run)[0]
+
+
+def _candidates(run: Path) -> list[Path]:
+    """The checkpoint that a RUN argument means, and those to fall back on if it is damaged."""
     if (run / checkpoint.MANIFEST).exists():
-        return run
+        return [run]
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise RunError(f"{run}: neither a run's folder nor a checkpoint")
-    best = checkpoint.load_best(folder)
-    if best is not None and (folder / str(best["checkpoint"])).is_dir():
-        return folder / str(best["checkpoint"])
-    found = checkpoint.checkpoints(folder)
+    found, lines = checkpoint.best_first(folder)
+    for line in lines:
+        print(line, file=sys.stderr)
     if not found:
         raise RunError(f"{run}: no checkpoint in it yet")
-    return found[-1]
+    return found
+
+
+def _load_first_whole(paths: Sequence[Path]) -> tuple[Path, dict[str, Tensor]]:
+    """The first checkpoint that is whole, and its model's state; damaged ones are named."""
+    *others, last = paths
+    for path, following in zip(others, paths[1:], strict=True):
+        try:
+            return path, checkpoint.load_model(path)
+        except RunError as error:
+            print(f"{error}; {following.name} is used in its place", file=sys.stderr)
+    return last, checkpoint.load_model(last)
 
 
 def score(
@@ -253,8 +268,9 @@ def _find_resumable(
     quiet: bool,
 ) -> str | None:
     found, damaged = checkpoint.newest_valid(run.checkpoints)
+    run.set_aside = tuple(damaged)
     for line in damaged:
-        print(line)
+        print(line, file=sys.stderr)
     if found is None:
         if not quiet:
             print(f"{run.path}: nothing to resume, starting the run")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cdb_video.errors import RunError, RunIsHeldError
+from cdb_video.files import write_text_durably
 
 PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "numpy", "cdb-video")
 
@@ -57,7 +58,8 @@ def choose_run_folder(
 class RunFolder:
     """A run's folder, held by one writer until `close`.
 
-    `resume_from` is the checkpoint to continue from, None for a new run.
+    `resume_from` is the checkpoint to continue from, None for a new run; `set_aside` has a line for
+    each damaged one that was found on the way.
 
     Raises:
         RunIsHeldError: another process writes to it.
@@ -67,6 +69,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.resume_from: str | None = None
+        self.set_aside: tuple[str, ...] = ()
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock: TextIO = (path / ".lock").open("w")
@@ -78,7 +81,7 @@ class RunFolder:
 
     def write_config(self, config_yaml: str) -> None:
         """`config.yaml`, when the run starts and when it goes on."""
-        (self.path / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        write_text_durably(self.path / "config.yaml", config_yaml)
 
     def write_about(self, *, classes: dict[str, Any]) -> None:
         """`run.json`, when the run starts."""
@@ -89,7 +92,7 @@ class RunFolder:
             "classes": classes,
         }
         text = json.dumps(about, indent=1, ensure_ascii=False)
-        (self.path / "run.json").write_text(text + "\n", encoding="utf-8")
+        write_text_durably(self.path / "run.json", text + "\n")
 
     def close(self) -> None:
         """Let others write."""
