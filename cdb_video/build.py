@@ -34,12 +34,13 @@ from cdb_video.precision import Precision, choose_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.crossfit import check_folds
 from cdb_video.training.optim import Schedule, build_optimizer
+from cdb_video.training.options import TrainerOptions
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
 from cdb_video.training.skipping import SkippedClips
 from cdb_video.training.state import check_parts, join_state
 from cdb_video.training.trackers import TensorBoard, Tracker, WeightsAndBiases, check_trackers
-from cdb_video.training.trainer import Trainer, TrainerOptions
+from cdb_video.training.trainer import Trainer
 
 
 def build_model(
@@ -244,15 +245,17 @@ def _build_skipped(config: Config, data: Data) -> SkippedClips:
     return SkippedClips(paths, policy=decode_policy(config))
 
 
-def _build_log(
-    config: Config, run: RunFolder | None, state: Mapping[str, Any] | None
-) -> RunLog:
+def _build_log(config: Config, run: RunFolder | None, state: Mapping[str, Any] | None) -> RunLog:
     if run is None:
         return SilentLog()
     progress = state["progress"] if state else {}
     done = Done(progress["epoch"], progress["step"]) if progress else NOTHING_DONE
     trackers = _build_trackers(config, run, from_step=max(done.step, 0))
-    return FileLog(run.path, done=done, trackers=trackers)
+    log = FileLog(run.path, done=done, trackers=trackers)
+    for line in run.set_aside:
+        at, step = max(done.epoch, 0), max(done.step, 0)
+        log.write("damaged_checkpoint", epoch=at, step=step, reason=line)
+    return log
 
 
 def _build_trackers(config: Config, run: RunFolder, *, from_step: int) -> list[Tracker]:

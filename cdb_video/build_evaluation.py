@@ -41,8 +41,7 @@ def build_validation(
     *,
     quiet: bool,
 ) -> Validate | None:
-    """What measures a model in training, and writes the report; None without the split.
-    """
+    """What measures a model in training, and writes the report; None without the split."""
     if data.val is None:
         return None
     split = data.val

@@ -46,6 +46,17 @@ class Ranks:
 ONE_PROCESS = Ranks()
 
 
+def restart_count() -> int:
+    """How often torchrun has started these ranks again (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch_id() -> str | None:
+    """What torchrun's launches are told apart by; None without it, or where they share one."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if launch == "none" else launch
+
+
 def leave_cores_to_workers(num_workers: int) -> None:
     """Give PyTorch the cores that the loader's workers leave, unless OMP_NUM_THREADS says.
 
@@ -58,7 +69,7 @@ def leave_cores_to_workers(num_workers: int) -> None:
 
 @contextmanager
 def process_group(
-    ranks: Ranks, device: torch.device, *, timeout: timedelta = timedelta(minutes=30)
+    ranks: Ranks, device: torch.device, *, timeout: timedelta = timedelta(minutes=10)
 ) -> Iterator[None]:
     """Join the other ranks for the length of the block.
 
@@ -204,7 +215,9 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     )
 
 
-def settle_buckets(network: nn.Module, clips: Tensor, context: AbstractContextManager[None]) -> None:
+def settle_buckets(
+    network: nn.Module, clips: Tensor, context: AbstractContextManager[None]
+) -> None:
     """Let DDP lay out its buckets before the first step, by a pass that leaves nothing behind.
 
     DDP packs gradients into buckets in the order of the parameters, and after its first backward

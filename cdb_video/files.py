@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,3 +28,24 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8; a file of that name is replaced in one move."""
     with replaced(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def write_text_durably(path: Path, text: str) -> None:
+    """`write_text_atomically`, and on the disk when it returns: a power cut does not undo it."""
+    with replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+        sync(beside)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder, and need not.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)

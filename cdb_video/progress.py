@@ -63,9 +63,7 @@ class Progress:
                 console=self._console,
                 transient=True,
             )
-            self._task = self._bar.add_task(
-                description, total=total, completed=done, figures=""
-            )
+            self._task = self._bar.add_task(description, total=total, completed=done, figures="")
 
     def __enter__(self) -> Self:
         if self._bar:

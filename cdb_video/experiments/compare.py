@@ -204,14 +204,14 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
             print(title, flush=True)
         load_into_memory(config, data, ["train", "val", "test"], ranks=ranks)
         trainer = build.build_trainer(config, data=data, ranks=ranks, run=run, quiet=True)
-        first, began = trainer.epoch, time.perf_counter()
+        first, began = trainer.state.position.epoch, time.perf_counter()
         try:
             trainer.fit()
         except RunError as error:  # on every rank: the loss is a sum over them
             if run:
                 _write_cell(run, {"failed": str(error)})
             return "failed"
-        epochs = trainer.epoch - first
+        epochs = trainer.state.position.epoch - first
         seconds = (time.perf_counter() - began) / epochs if epochs else None
         split = data.split("test")
         report = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,11 @@ MAY_DIFFER_ON_RESUME = {
     "data.num_workers",
     "data.decode_timeout_s",
     "train.epochs",
+    "train.keep_last",
     "train.micro_batch_size",
+    "train.rank_timeout_s",
+    "train.save_every_minutes",
+    "train.save_every_steps",
 }
 
 
@@ -146,8 +151,7 @@ def load_run(
         ConfigError: an override that cannot be used.
 
     """
-    path = find_checkpoint(Path(run))
-    state = checkpoint.load_model(path)
+    path, state = _load_first_whole(_candidates(Path(run)))
     config = load_config(path / "config.yaml", overrides)
     classes = read_classes(path)
     model = build_model(
@@ -177,18 +181,33 @@ def find_checkpoint(run: Path) -> Path:
         RunError: there is none.
 
     """
+    return _candidates(run)[0]
+
+
+def _candidates(run: Path) -> list[Path]:
+    """The checkpoint that a RUN argument means, and those to fall back on if it is damaged."""
     if (run / checkpoint.MANIFEST).exists():
-        return run
+        return [run]
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise RunError(f"{run}: neither a run's folder nor a checkpoint")
-    best = checkpoint.load_best(folder)
-    if best is not None and (folder / str(best["checkpoint"])).is_dir():
-        return folder / str(best["checkpoint"])
-    found = checkpoint.checkpoints(folder)
+    found, lines = checkpoint.best_first(folder)
+    for line in lines:
+        print(line, file=sys.stderr)
     if not found:
         raise RunError(f"{run}: no checkpoint in it yet")
-    return found[-1]
+    return found
+
+
+def _load_first_whole(paths: Sequence[Path]) -> tuple[Path, dict[str, Tensor]]:
+    """The first checkpoint that is whole, and its model's state; damaged ones are named."""
+    *others, last = paths
+    for path, following in zip(others, paths[1:], strict=True):
+        try:
+            return path, checkpoint.load_model(path)
+        except RunError as error:
+            print(f"{error}; {following.name} is used in its place", file=sys.stderr)
+    return last, checkpoint.load_model(last)
 
 
 def score(
@@ -219,12 +238,14 @@ def open_run(
     *,
     config_name: str,
     resume: bool,
+    launch: str | None = None,
     vocabularies: Mapping[str, Vocabulary] | None = None,
     quiet: bool = False,
 ) -> tuple[RunFolder, Config]:
     """The folder of a new or continued run, locked, and the configuration with its name in it.
 
-    `vocabularies` are the data's classes, which must be the run's when it is continued.
+    `vocabularies` are the data's classes, which must be the run's when it is continued. With
+    `launch` a run without a name is continued if that launch of torchrun began it.
 
     Raises:
         RunIsHeldError: another process is writing to the run.
@@ -232,7 +253,11 @@ def open_run(
 
     """
     path = choose_run_folder(
-        Path(config.run.output_dir), config.run.name, config_name=config_name, resume=resume
+        Path(config.run.output_dir),
+        config.run.name,
+        config_name=config_name,
+        resume=resume,
+        launch=launch,
     )
     named = config.model_copy(update={"run": config.run.model_copy(update={"name": path.name})})
     run = RunFolder(path)
@@ -253,8 +278,9 @@ def _find_resumable(
     quiet: bool,
 ) -> str | None:
     found, damaged = checkpoint.newest_valid(run.checkpoints)
+    run.set_aside = tuple(damaged)
     for line in damaged:
-        print(line)
+        print(line, file=sys.stderr)
     if found is None:
         if not quiet:
             print(f"{run.path}: nothing to resume, starting the run")

@@ -125,8 +125,8 @@ class StepGate:
         the scaler's to mend, by a lower scale, and is no bad step until the scale is below 1.
         """
         steps, self._steps = self._steps, []
-        flags = [[s.applied, s.scale > 1, *(p.sound for p in s.parts)] for s in steps]
-        read = iter(torch.stack(sum(flags, [])).tolist() if flags else [])
+        flags = [f for s in steps for f in (s.applied, s.scale > 1, *(p.sound for p in s.parts))]
+        read = iter(torch.stack(flags).tolist() if flags else [])
         for step in steps:
             applied, can_fall = next(read), next(read)
             spoilt = [part for part in step.parts if not next(read)]
@@ -141,7 +141,9 @@ class StepGate:
 
 def _of_all_ranks(parts: Sequence[_Part]) -> tuple[int, ...]:
     own = [index for part in parts for index in part.indices]
-    return tuple(sorted(i for of_rank in distributed.gather_objects(own) for i in of_rank))
+    everywhere = [i for of_rank in distributed.gather_objects(own) for i in of_rank]
+    # Not the clip of `blank_batch`.
+    return tuple(sorted(i for i in everywhere if i >= 0))
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Everything that the next step depends on, part by part: what a checkpoint holds.
 
-Order and randomness are no part of it. Which clips a step takes, and how they are cut, is a function
-of (seed, epoch, index); dropout is one of (seed, step, rank); the learning rate is one of the
-position. So a position in the data is two numbers, and no generator's state has to be kept.
+Order and randomness are no part of it. Which clips a step takes, and how they are cut, is a
+function of (seed, epoch, index); dropout is one of (seed, step, rank); the learning rate is one of
+the position. So a position in the data is two numbers, and no generator's state has to be kept.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ class Position:
     """Steps done of the epoch that is running."""
     step: int = 0
     """Steps done in all."""
+    steps_per_epoch: int = 1
+
+    @property
+    def epochs_done(self) -> float:
+        """With the part of the epoch that is running."""
+        return self.epoch + self.steps / self.steps_per_epoch
+
+    def end_epoch(self) -> None:
+        """The running epoch is over, its evaluation included."""
+        self.epoch, self.steps = self.epoch + 1, 0
 
 
 @dataclass
@@ -122,7 +132,9 @@ class TrainState:
         for head, counts in self.train_counts.items():
             counts.to_dict()["table"].copy_(_on_rank_0(state["counts"][head]))
         self._take_up_ranks(state["ranks"])
-        self.position = Position(progress["epoch"], progress["steps"], progress["step"])
+        position = self.position
+        position.epoch, position.steps = progress["epoch"], progress["steps"]
+        position.step = progress["step"]
         self.bad_streak, self.best = progress["bad_streak"], progress["best"]
         self.skipped.reasons = dict(state["skipped"])
 
@@ -208,9 +220,7 @@ def _with_summed_counts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _counts_on_rank_0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: _on_rank_0(value) if _is_count(name) else value for name, value in state.items()
-    }
+    return {name: _on_rank_0(value) if _is_count(name) else value for name, value in state.items()}
 
 
 def _on_rank_0(counted: Tensor) -> Tensor:

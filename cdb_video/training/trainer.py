@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +18,11 @@ from cdb_video.clips.transforms import ToModelInput
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
-from cdb_video.errors import RunError, StoppedError
 from cdb_video.evaluation.evaluate import EvalReport, EvaluationStoppedError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import autocast
 from cdb_video.progress import Progress
 from cdb_video.training.averaging import AveragedWeights, NoAverage
 from cdb_video.training.bad_steps import StepGate, running_statistics
@@ -34,39 +30,17 @@ from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
 from cdb_video.training.epoch_log import log_accuracy, log_difficulty, missed_classes
 from cdb_video.training.optim import Schedule
+from cdb_video.training.options import TrainerOptions
 from cdb_video.training.run_log import RunLog, SilentLog
+from cdb_video.training.saving import Saving
 from cdb_video.training.selection import better_of
-from cdb_video.training.signals import StopRequest
 from cdb_video.training.skipping import SkippedClip, SkippedClips, blank_batch
-from cdb_video.training.state import Position, TrainState, split_state
-
+from cdb_video.training.state import Position, TrainState
+from cdb_video.training.step_log import StepLog
 
 Validate = Callable[[Recognizer, bool, Callable[[int], bool]], EvalReport]
 """Model, whether it is training's last, `keep_going` of `evaluate` -> the report, the same on every
 rank."""
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """Numbers of the loop; `config.TrainConfig` says what each one means."""
-
-    epochs: int
-    micro_batch_size: int
-    precision: Precision = "fp32"
-    clip_grad_norm: float | None = None
-    ema: float | None = None
-    max_bad_steps: int = 10
-    eval_every: int = 1
-    log_every: int = 10
-    save_every_steps: int | None = None
-    save_every_minutes: float | None = None
-    difficulty_source: Literal["val", "train", "crossfit"] = "val"
-    crossfit_from: int = 1
-    crossfit_every: int = 1
-    select_by: str | None = None
-    seed: int = 0
-    quiet: bool = False
-    """Show no progress and print no figures."""
 
 
 class Trainer:
@@ -124,15 +98,17 @@ class Trainer:
         self.skipped = skipped or SkippedClips()
         self.ranks = ranks
         self.log = log or SilentLog()
-        self.checkpoints = checkpoints or NoCheckpoints()
         self.device = next(model.parameters()).device
         self.to_input = ToModelInput(*model.normalization, jitter=jitter).to(self.device)
         self.autocast = autocast(self.device, options.precision)
         # Also in fp32 and bf16, with scale 1: it lets the fused optimisers leave out, on the
         # device, a step whose gradient is not finite.
-        scale = {} if options.precision == "fp16" else {"init_scale": 1.0}
-        self.scaler = torch.amp.GradScaler(self.device.type, **scale)
-        self.averaged = NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
+        scale = 2.0**16 if options.precision == "fp16" else 1.0
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=scale)
+        self.averaged = (
+            NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
+        )
+        steps_per_epoch = loader.steps_per_epoch
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
             for head, classes in model.num_classes.items()
@@ -150,7 +126,7 @@ class Trainer:
             loss_sums=self.loss_sums,
             skipped=self.skipped,
             clips=loader.fingerprint,
-            position=Position(),
+            position=Position(steps_per_epoch=steps_per_epoch),
         )
         self.gate = StepGate(
             [
@@ -162,9 +138,23 @@ class Trainer:
             running_statistics(model),
             self.device,
         )
-        self.stop = StopRequest()
-        self.agreement = distributed.Agreement()
-        self.saved_at = time.monotonic()
+        self.step_log = StepLog(
+            self.state,
+            self.gate,
+            criterion,
+            loader.clips.records,
+            max_bad_steps=options.max_bad_steps,
+            log=self.log,
+        )
+        self.saving = Saving(
+            self.state,
+            checkpoints or NoCheckpoints(),
+            self.step_log,
+            self.log,
+            ranks=ranks,
+            every_steps=options.save_every_steps,
+            every_minutes=options.save_every_minutes,
+        )
         self.network = distributed.wrap(model, self.device)
         self.settle_buckets()
 
@@ -175,16 +165,16 @@ class Trainer:
             StoppedError: this rank or another one was asked to stop; the state is saved.
 
         """
-        state = self.state
-        with closing(self.log), closing(self.checkpoints), self.stop.listening():
-            if state.position.steps == 0:
-                self.criterion.start_epoch(state.position.epoch, self.options.epochs)
-            if state.position.step == 0:
+        position = self.state.position
+        with closing(self.log), self.saving.stop.listening():
+            if position.steps == 0:
+                self.criterion.start_epoch(position.epoch, self.options.epochs)
+            if position.step == 0:
                 self.log_difficulty()
-            while state.position.epoch < self.options.epochs:
+            while position.epoch < self.options.epochs:
                 self.train_one_epoch()
                 report = self.evaluate()
-                state.position = Position(state.position.epoch + 1, 0, state.position.step)
+                position.end_epoch()
                 measured = self.difficulty_counts(report)
                 self.criterion.update(measured)
                 if self.sampling and self.sampling.head in measured:
@@ -192,17 +182,23 @@ class Trainer:
                 self.say_coverage(measured)
                 self.log_epoch(report)
                 # Before the file is written: it has the weights of the next epoch.
-                if state.position.epoch < self.options.epochs:
-                    self.criterion.start_epoch(state.position.epoch, self.options.epochs)
+                if position.epoch < self.options.epochs:
+                    self.criterion.start_epoch(position.epoch, self.options.epochs)
                 self.log_difficulty(measured)
-                state.best = better_of(
-                    state.best,
+                self.state.best = better_of(
+                    self.state.best,
                     report,
-                    epoch=state.position.epoch,
-                    step=state.position.step,
+                    epoch=position.epoch,
+                    step=position.step,
                     select_by=self.options.select_by,
                 )
-                self.save()
+                self.saving.save()
+            self.saving.finish()
+
+    @property
+    def evaluated(self) -> Recognizer:
+        """The model that evaluation sees: the averaged one, where there is one."""
+        return self.averaged.model or self.model
 
     @property
     def quiet(self) -> bool:
@@ -217,21 +213,21 @@ class Trainer:
         if position.steps == 0:
             for counts in self.train_counts.values():
                 counts.reset()
-        steps = self.loader.steps_per_epoch
+        steps, size = position.steps_per_epoch, order.batch_size
         title = f"epoch {position.epoch + 1}/{self.options.epochs}"
-        total, done = steps * order.batch_size, position.steps * order.batch_size
+        total, done = steps * size, position.steps * size
         with Progress(title, total=total, done=done, unit="clips", quiet=self.quiet) as progress:
             figures: dict[str, float] = {}
             for batch in self.loader.epoch(position.epoch, first_step=position.steps):
-                lr = self.schedule.apply(self.optimizer, position.epoch + position.steps / steps)
+                lr_factor = self.schedule.apply(self.optimizer, position.epochs_done)
                 self.train_step(batch)
                 position.steps += 1
-                self.log.beat("training", epoch=self.epochs_done, step=position.step)
-                progress.advance(order.batch_size, **figures)
+                progress.advance(size, **figures)
+                self.log.beat("training", epoch=position.epochs_done, step=position.step)
                 if position.step % self.options.log_every == 0 or position.steps == steps:
-                    figures = self.log_step(lr, progress.speed)
-                self.save_or_stop(self.agreement.exchange(*self.wants()))
-        self.save_or_stop(self.agreement.settle())
+                    figures = self.step_log.write(lr_factor=lr_factor, clips_per_s=progress.speed)
+                self.saving.between_steps()
+        self.saving.after_epoch()
 
     def draw_classes(self) -> None:
         """With sampling by class, set the epoch's probabilities."""
@@ -254,9 +250,10 @@ class Trainer:
         parts = batch.split(self.options.micro_batch_size) or [
             blank_batch(batch, list(self.train_counts))
         ]
-        # A single clip that skipping left may be too little for batch norm's statistics.
-        self.model.train(bool(len(batch)) and not (batch.skipped and len(parts[-1]) == 1))
         for part in parts:
+            # Of one clip, where others are left out, batch norm may have a single value a channel,
+            # which has no variance; and the statistics are not to move for a blank one.
+            self.model.train(not batch.skipped or len(part) > 1)
             self.backward(part, reduce=part is parts[-1])
         self.model.train()
         self.update()
@@ -277,8 +274,8 @@ class Trainer:
             # A sum over the global batch: parts count by their clips, and DDP's mean over the
             # ranks is undone.
             share = self.ranks.world_size / self.loader.order.global_batch_size
-            share = share * self.gate.factor(torch.stack(list(losses.values())), indices)
-            self.scaler.scale(self.criterion.total(losses) * share).backward()
+            sound = self.gate.factor(torch.stack(list(losses.values())), indices)
+            self.scaler.scale(self.criterion.total(losses) * share * sound).backward()
         self.count(part, logits, losses)
 
     def update(self) -> None:
@@ -306,60 +303,20 @@ class Trainer:
         # Not the clip of `blank_batch`.
         self.loss_sums[-1] += (part.indices >= 0).sum()
 
-    def wants(self) -> tuple[bool, bool]:
-        """Whether this rank was asked to stop, and whether it is time to save."""
-        every = self.options.save_every_minutes
-        due = every is not None and time.monotonic() - self.saved_at >= 60 * every
-        return self.stop.received, due and self.ranks.is_main
-
-    def save_or_stop(self, agreed: list[bool]) -> None:
-        """Between two steps: save when it is due, and stop where any rank was asked to."""
-        stop, due = agreed or (False, False)
-        every = self.options.save_every_steps
-        position = self.state.position
-        due = due or (every is not None and position.step % every == 0 and bool(agreed))
-        if stop:
-            self.save_and_stop()
-        # The end of an epoch has a save of its own.
-        if due and position.steps < self.loader.steps_per_epoch:
-            self.save()
-
-    def save_and_stop(self) -> None:
-        """Save, wait until it is on the disk, and leave."""
-        self.agreement.settle()
-        self.save()
-        self.checkpoints.close()
-        by = self.stop.signal.name if self.stop.signal else "a signal to another rank"
-        position = self.state.position
-        self.log.write("stop", epoch=self.epochs_done, step=position.step, signal=by)
-        distributed.barrier()
-        raise StoppedError(
-            f"stopped by {by} in epoch {position.epoch + 1}, and saved step-{position.step}: "
-            "--resume goes on from there"
-        )
-
-    @property
-    def epochs_done(self) -> float:
-        """With the part of the one that is running."""
-        position = self.state.position
-        return position.epoch + position.steps / self.loader.steps_per_epoch
-
     def evaluate(self) -> EvalReport | None:
         """The validation split on every rank; None in an epoch without validation."""
         position = self.state.position
         # Also before a save: the checkpoint then holds what was evaluated.
-        evaluated = self.averaged.model or self.model
-        distributed.average_buffers(self.model)
-        if evaluated is not self.model:
-            distributed.average_buffers(evaluated)
+        for module in {self.model, self.evaluated}:
+            distributed.average_buffers(module)
         epoch = position.epoch + 1
         last = epoch == self.options.epochs
         if self.validate is None or not (last or epoch % self.options.eval_every == 0):
             return None
         try:
-            report = self.validate(evaluated, last, self.keep_going)
+            report = self.validate(self.evaluated, last, self.keep_going)
         except EvaluationStoppedError:
-            self.save_and_stop()
+            self.saving.save_and_stop()
             raise
         found = [SkippedClip(name, reason, position.step) for name, reason in report.skipped]
         self.skipped.add(found, epoch=epoch, log=self.log, split="val")
@@ -369,7 +326,7 @@ class Trainer:
         """Between two batches of an evaluation: a sign of life; False ends it."""
         position = self.state.position
         self.log.beat("evaluating", epoch=position.epoch + 1, step=position.step, done=videos_done)
-        return not self.stop.received
+        return not self.saving.stop.received
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""
@@ -380,7 +337,7 @@ class Trainer:
         if self.crossfit is not None:
             since = self.state.position.epoch - self.options.crossfit_from
             is_due = since >= 0 and since % self.options.crossfit_every == 0
-            return self.crossfit(self.averaged.model or self.model) if is_due else {}
+            return self.crossfit(self.evaluated) if is_due else {}
         return report.counts if report else {}
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
@@ -391,7 +348,12 @@ class Trainer:
             if not self.quiet:
                 print(f"{head}: {difficulties[head].report(self.classes[head].names)}")
         if never:
-            self.log.write("coverage", epoch=self.state.position.epoch, step=self.state.position.step, never_measured=never)
+            self.log.write(
+                "coverage",
+                epoch=self.state.position.epoch,
+                step=self.state.position.step,
+                never_measured=never,
+            )
 
     @property
     def difficulties(self) -> dict[str, ClassDifficulty]:
@@ -400,64 +362,6 @@ class Trainer:
         if self.sampling is not None and self.sampling.cdb is not None:
             found[self.sampling.head] = self.sampling.cdb.class_difficulty
         return found
-
-    def log_step(self, lr_factor: float, speed: float) -> dict[str, float]:
-        """Read the mean losses since the last reading: the loop waits for the device here only."""
-        position = self.state.position
-        self.note_bad_steps()
-        noted = torch.tensor([float(self.skipped.num_noted)])
-        read = distributed.all_reduce(torch.cat([self.loss_sums.cpu(), noted]))
-        self.loss_sums.zero_()
-        if read[-1]:
-            self.skipped.add(self.skipped.gather(), epoch=self.epochs_done, log=self.log)
-        sums = read[:-1]
-        if not sums[-1]:
-            return {}  # every clip was left out
-        means = (sums[:-1] / sums[-1]).tolist()
-        figures = {
-            f"loss_{head}": mean for head, mean in zip(self.train_counts, means, strict=True)
-        }
-        weights = self.criterion.head_weights
-        loss = sum(weights[head] * m for head, m in zip(self.train_counts, means, strict=True))
-        figures = {"loss": loss, **figures}
-        if self.options.precision == "fp16":
-            figures["loss_scale"] = self.scaler.get_scale()
-        lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * lr_factor
-        self.log.write(
-            "train",
-            epoch=self.epochs_done,
-            step=position.step,
-            lr=lr,
-            clips_per_s=speed,
-            step_s=self.loader.order.batch_size / speed if speed else None,
-            **figures,
-        )
-        return {"loss": loss, "lr": lr}
-
-    def note_bad_steps(self) -> None:
-        """Log the steps with bad numbers since the last reading.
-
-        Raises:
-            RunError: there were too many in a row.
-
-        """
-        state, records = self.state, self.loader.clips.records
-        most = min(self.options.max_bad_steps, self.loader.steps_per_epoch)
-        for bad in self.gate.read():
-            state.bad_streak = state.bad_streak + 1 if bad else 0
-            if bad is None:
-                continue
-            names = [records[index].id for index in bad.clips if index >= 0]
-            self.log.write(
-                "bad_step", epoch=self.epochs_done, step=bad.step, reason=bad.reason, clips=names
-            )
-            if state.bad_streak >= most:
-                raise RunError(
-                    f"train.max_bad_steps={self.options.max_bad_steps}: in step {bad.step} of epoch "
-                    f"{state.position.epoch + 1} the {bad.reason} is no finite number, the "
-                    f"{state.bad_streak}th time in a row (clips {', '.join(names[:4])}, ...); lower "
-                    "optim.lr, set train.clip_grad_norm, or use train.precision=fp32"
-                )
 
     def log_epoch(self, report: EvalReport | None) -> None:
         """Write what the epoch gave, and say it."""
@@ -471,7 +375,8 @@ class Trainer:
         )
         if not self.quiet:
             shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
-            print(f"epoch {self.state.position.epoch}/{self.options.epochs} mean class accuracy: {shown}")
+            epoch = self.state.position.epoch
+            print(f"epoch {epoch}/{self.options.epochs} mean class accuracy: {shown}")
 
     def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
         """Write each class's accuracy after this epoch and its weight from now on."""
@@ -482,25 +387,6 @@ class Trainer:
             counts or {},
             self.difficulties,
             epoch=self.state.position.epoch,
-        )
-
-    def save(self) -> None:
-        """Save a checkpoint; every rank takes part."""
-        # What is pending is read first, so that a checkpoint has it.
-        self.note_bad_steps()
-        if distributed.any_rank(self.skipped.num_noted > 0):
-            self.skipped.add(self.skipped.gather(), epoch=self.epochs_done, log=self.log)
-        position = self.state.position
-        start = time.perf_counter()
-        model, training = split_state(self.state.state_dict())
-        self.checkpoints.save(position.step, model=model, training=training, best=self.state.best)
-        self.saved_at = time.monotonic()
-        self.log.write(
-            "save",
-            epoch=self.epochs_done,
-            step=position.step,
-            checkpoint=f"step-{position.step}",
-            seconds=time.perf_counter() - start,
         )
 
     def settle_buckets(self) -> None:
