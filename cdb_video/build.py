@@ -21,6 +21,7 @@ from cdb_video.build_clips import (
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import build_crossfit, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
+from cdb_video.clips.loader import TrainingLoader
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
@@ -77,7 +78,7 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     """
     device = choose_device(config, ranks)
     with torch.device("meta"):
-        _build_untrained_model(config, data)
+        model = _build_untrained_model(config, data)
     if config.train.sync_batch_norm and device.type != "cuda":
         raise ConfigError("train.sync_batch_norm=true works on GPUs only")
     if config.train.sync_batch_norm and config.data.on_error == "skip":
@@ -88,11 +89,32 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
-    build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
+    loader = build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
+    _check_single_clips(config, model, loader, ranks)
     if config.uses_difficulty and config.loss.difficulty.source == "crossfit":
         for head in data.train.heads:
             recordings = [record.recording for record in data.train.records]
             check_folds(data.train.labels(head), recordings)
+
+
+def _check_single_clips(
+    config: Config, model: Recognizer, loader: TrainingLoader, ranks: Ranks
+) -> None:
+    """Refuse forwards of one clip of which a batch norm would see a single value a channel."""
+    of_rank = loader.order.batch_size // ranks.world_size
+    parts = -(-of_rank // config.train.micro_batch_size)
+    if of_rank // parts > 1:
+        return
+    try:
+        model.train()(torch.zeros(1, *loader.clip_shape, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"train.micro_batch_size={config.train.micro_batch_size}: a rank's {of_rank} clips a "
+            "step come in parts of which one is a single clip, too little for batch norm's "
+            "statistics at this clip.crop_size; choose other numbers of clips a step and a part"
+        ) from None
 
 
 def build_trainer(

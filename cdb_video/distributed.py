@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -79,7 +80,8 @@ def process_group(
     if ranks.world_size == 1:
         yield
         return
-    _end_with_agent()
+    # torchrun gives each rank a session of its own: its agent's death would go unnoticed.
+    end_with_parent(signal.SIGTERM)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -90,11 +92,11 @@ def process_group(
         dist.destroy_process_group()
 
 
-def _end_with_agent() -> None:
-    """Ask Linux to end this rank when torchrun's agent dies: each rank has a session of its own."""
+def end_with_parent(number: signal.Signals) -> None:
+    """Ask Linux to send this process a signal when its parent dies."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def local_world_size() -> int:
@@ -206,12 +208,16 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     """DistributedDataParallel around the module; the module itself in one process."""
     if world_size() == 1:
         return module
-    # Buffers are averaged before evaluation instead of copied from rank 0 at every step.
+    # Buffers are averaged before evaluation instead of copied from rank 0 at every step. PyTorch
+    # 2.14 has another name for it, and warns of the old one.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
     return DistributedDataParallel(
         module,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **options,
     )
 
 

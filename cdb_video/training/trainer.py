@@ -307,7 +307,7 @@ class Trainer:
         """The validation split on every rank; None in an epoch without validation."""
         position = self.state.position
         # Also before a save: the checkpoint then holds what was evaluated.
-        for module in {self.model, self.evaluated}:
+        for module in dict.fromkeys([self.model, self.evaluated]):  # in one order on every rank
             distributed.average_buffers(module)
         epoch = position.epoch + 1
         last = epoch == self.options.epochs
