@@ -12,17 +12,10 @@ import torch
 from torch import nn
 
 from cdb_video import distributed
-from cdb_video.build_clips import (
-    build_training_loader,
-    cache_dir,
-    choose_device,
-    decode_policy,
-)
+from cdb_video.build_clips import build_training_loader, cache_dir, choose_device, decode_policy
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import build_crossfit, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
-from cdb_video.clips.batch import even_parts
-from cdb_video.clips.order import TrainingOrder
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
@@ -89,7 +82,7 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
     order = build_training_loader(config, data.train, ranks=ranks, memory=data.memory).order
-    if not config.train.sync_batch_norm and 1 in _forwards(order, config.train.micro_batch_size):
+    if not config.train.sync_batch_norm and 1 in order.forward_sizes(config.train.micro_batch_size):
         _check_lone_clip(config, model)
     if config.uses_difficulty and config.loss.difficulty.source == "crossfit":
         for head in data.train.heads:
@@ -166,30 +159,20 @@ def build_trainer(
     return trainer
 
 
-def _forwards(order: TrainingOrder, micro_batch_size: int) -> set[int]:
-    """How many clips a forward may have, on any rank."""
-    world = order.ranks.world_size
-    shares = {len(range(rank, order.batch_size, world)) for rank in range(world)}
-    return {part for share in shares for part in even_parts(share, micro_batch_size)}
-
-
 def _check_lone_clip(config: Config, model: Recognizer) -> None:
     """Refuse to train by single clips that batch norm has one number a channel of."""
+    clip, train = config.clip, config.train
     if config.model.freeze_backbone:
         model.freeze_backbone()
-    clip = config.clip
-    try:
-        model.train()(
-            torch.zeros(1, 3, clip.num_frames, clip.crop_size, clip.crop_size, device="meta")
-        )
-    except ValueError as error:
+    reason = model.refuses_one_clip(num_frames=clip.num_frames, crop_size=clip.crop_size)
+    if reason:
         raise ConfigError(
-            f"train.micro_batch_size={config.train.micro_batch_size} of "
-            f"train.global_batch_size={config.train.global_batch_size} makes a forward of a single "
-            f"clip, which {config.model.backbone} cannot train on at "
-            f"clip.num_frames={clip.num_frames} and clip.crop_size={clip.crop_size}: {error}; "
-            "choose sizes that give two clips or more a forward, or a larger clip"
-        ) from None
+            f"train.micro_batch_size={train.micro_batch_size} of "
+            f"train.global_batch_size={train.global_batch_size} makes a forward of a single clip, "
+            f"which {config.model.backbone} cannot train on at clip.num_frames={clip.num_frames} "
+            f"and clip.crop_size={clip.crop_size}: {reason}; choose sizes that give two clips or "
+            "more a forward, or a larger clip"
+        )
 
 
 def _build_initial_model(
