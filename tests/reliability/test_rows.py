@@ -18,6 +18,13 @@ def test_rows_have_names_of_their_own() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
+def test_the_page_has_a_line_for_every_row() -> None:
+    page = (Path(__file__).parents[2] / "docs/reliability.md").read_text(encoding="utf-8")
+
+    lines = [f"| `{r.name}` | {r.promise} | {r.quick:,} | {r.full:,} |" for r in ROWS]
+    assert [line for line in lines if line not in page.splitlines()] == []
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_row(row: Row, tmp_path: Path) -> None:
     adopt_orphans()
