@@ -18,10 +18,12 @@ import torch
 from cdb_video.errors import RunError
 from cdb_video.training.checkpoint import (
     CheckpointFolder,
+    checkpoints,
     load_best,
     load_model,
     load_training,
     newest_valid,
+    verify,
 )
 from tests.reliability.outcome import Outcome, Row
 
@@ -173,6 +175,9 @@ def lost(folder: Path, reported: int) -> Iterator[str]:
         yield f"{error!r}"
         return
     number = training["number"]
+    steps = {path.name.split(".")[0] for path in checkpoints(folder) if is_whole(path)}
+    if len(steps) < min(KEEP_LAST, step_of(number) + 1):
+        yield f"of the last {KEEP_LAST}, {sorted(steps)} are whole"
     whole = torch.equal(weight, torch.full((SIZE,), float(number)))
     if not (whole and torch.equal(training["momentum"], -weight)):
         yield f"{newest.name} mixes the states of several saves"
@@ -182,6 +187,14 @@ def lost(folder: Path, reported: int) -> Iterator[str]:
         yield f"save {reported} was reported and the newest is {number}"
     if not best_step(reported) <= int(best.removeprefix("step-")) <= best_step(number + 1):
         yield f"the best is {best}, after save {reported}"
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        verify(path)
+    except RunError:
+        return False
+    return True
 
 
 ROW = Row(
