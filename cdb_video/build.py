@@ -12,16 +12,10 @@ import torch
 from torch import nn
 
 from cdb_video import distributed
-from cdb_video.build_clips import (
-    build_training_loader,
-    cache_dir,
-    choose_device,
-    decode_policy,
-)
+from cdb_video.build_clips import build_training_loader, cache_dir, choose_device, decode_policy
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import build_crossfit, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
-from cdb_video.clips.loader import TrainingLoader
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
@@ -89,32 +83,13 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
-    loader = build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
-    _check_single_clips(config, model, loader, ranks)
+    order = build_training_loader(config, data.train, ranks=ranks, memory=data.memory).order
+    if not config.train.sync_batch_norm and 1 in order.forward_sizes(config.train.micro_batch_size):
+        _check_lone_clip(config, model)
     if config.uses_difficulty and config.loss.difficulty.source == "crossfit":
         for head in data.train.heads:
             recordings = [record.recording for record in data.train.records]
             check_folds(data.train.labels(head), recordings)
-
-
-def _check_single_clips(
-    config: Config, model: Recognizer, loader: TrainingLoader, ranks: Ranks
-) -> None:
-    """Refuse forwards of one clip of which a batch norm would see a single value a channel."""
-    of_rank = loader.order.batch_size // ranks.world_size
-    parts = -(-of_rank // config.train.micro_batch_size)
-    if of_rank // parts > 1:
-        return
-    try:
-        model.train()(torch.zeros(1, *loader.clip_shape, device="meta"))
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise ConfigError(
-            f"train.micro_batch_size={config.train.micro_batch_size}: a rank's {of_rank} clips a "
-            "step come in parts of which one is a single clip, too little for batch norm's "
-            "statistics at this clip.crop_size; choose other numbers of clips a step and a part"
-        ) from None
 
 
 def build_trainer(
@@ -186,6 +161,22 @@ def build_trainer(
     if state:
         trainer.state.load_state_dict(state)
     return trainer
+
+
+def _check_lone_clip(config: Config, model: Recognizer) -> None:
+    """Refuse to train by single clips that batch norm has one number a channel of."""
+    clip, train = config.clip, config.train
+    if config.model.freeze_backbone:
+        model.freeze_backbone()
+    reason = model.refuses_one_clip(num_frames=clip.num_frames, crop_size=clip.crop_size)
+    if reason:
+        raise ConfigError(
+            f"train.micro_batch_size={train.micro_batch_size} of "
+            f"train.global_batch_size={train.global_batch_size} makes a forward of a single clip, "
+            f"which {config.model.backbone} cannot train on at clip.num_frames={clip.num_frames} "
+            f"and clip.crop_size={clip.crop_size}: {reason}; choose sizes that give two clips or "
+            "more a forward, or a larger clip"
+        )
 
 
 def _build_initial_model(

@@ -325,7 +325,7 @@ class TrainConfig(Section):
     global_batch_size: PositiveInt = 32
     """Clips a step, over every rank."""
     micro_batch_size: PositiveInt = 32
-    """Clips a forward on one rank, at most; smaller ones add up to the same step."""
+    """Clips a forward on one rank, at most; a step is cut into even parts, which add up to it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp32 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -116,14 +115,10 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def split(self, size: int) -> list[Batch]:
-        """Parts of at most `size` videos, in order; they share the batch's memory.
-
-        Their sizes differ by one at most: a last part of a single clip would be too little for
-        batch norm.
-        """
-        parts = -(-len(self) // size)
-        ends = [len(self) * i // parts for i in range(parts + 1)] if parts else [0]
-        return [self._slice(slice(*pair)) for pair in pairwise(ends)]
+        """Even parts of at most `size` videos, in order; they share the batch's memory."""
+        sizes = even_parts(len(self), size)
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        return [self._slice(slice(i, i + n)) for i, n in zip(starts, sizes, strict=True)]
 
     def _slice(self, part: slice) -> Batch:
         return self._map(lambda tensor: tensor[part])
@@ -139,6 +134,15 @@ class Batch:
             ),
             to_rgb=None if self.to_rgb is None else change(self.to_rgb),
         )
+
+
+def even_parts(number: int, most: int) -> list[int]:
+    """The sizes of as few parts as can be, which differ by one at most: of 7 by 3, 3, 2 and 2.
+
+    A rest of one would be a poor sample for batch norm, and may be none at all.
+    """
+    parts = -(-number // most)
+    return [number // parts + (i < number % parts) for i in range(parts)]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

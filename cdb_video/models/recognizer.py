@@ -79,6 +79,18 @@ class Recognizer(nn.Module):
             cast(nn.Module, self.backbone).eval()
         return self
 
+    def refuses_one_clip(self, *, num_frames: int, crop_size: int) -> str | None:
+        """Why a forward of a single clip cannot be trained on; None where it can.
+
+        Batch norm needs more than one number a channel, which small clips have not. For a model on
+        the meta device: statistics elsewhere would move.
+        """
+        try:
+            self.train()(torch.zeros(1, 3, num_frames, crop_size, crop_size, device="meta"))
+        except ValueError as error:
+            return str(error)
+        return None
+
     def features(self, clips: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, F), before dropout."""
         return self.backbone(clips)

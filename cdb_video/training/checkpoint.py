@@ -24,6 +24,7 @@ from cdb_video.training.checkpoint_files import (
     REPLACED,
     Content,
     delete,
+    free_space,
     load_model,
     load_training,
     remove_checkpoint,
@@ -120,7 +121,7 @@ def load_best(folder: Path) -> dict[str, Any] | None:
 def best_first(folder: Path) -> tuple[list[Path], list[str]]:
     """The best checkpoint, then the others from the newest on; and a line where there is no best.
 
-    Nothing is verified.
+    Of a single one nothing is said: there is no choice. Nothing is verified.
     """
     found = checkpoints(folder)[::-1]
     try:
@@ -129,7 +130,7 @@ def best_first(folder: Path) -> tuple[list[Path], list[str]]:
         return found, [f"{error}; the newest checkpoint is used"] if found else []
     if best is None:
         reason = "no checkpoint was selected; the newest is used"
-        return found, [f"{folder / BEST}: not there, {reason}"] if found else []
+        return found, [f"{folder / BEST}: not there, {reason}"] if len(found) > 1 else []
     chosen = folder / str(best["checkpoint"])
     return [chosen, *(path for path in found if path != chosen)], []
 
@@ -237,7 +238,10 @@ class CheckpointFolder:
             try:
                 save_best(self.path, best)
             except OSError as error:
-                raise RunError(f"{self.path / BEST}: could not be written ({error})") from error
+                raise RunError(
+                    f"{self.path / BEST}: could not be written ({error.strerror}), "
+                    f"{free_space(self.path)} free; earlier checkpoints are untouched"
+                ) from error
         notes += self._prune(best)
         _say(notes)
         seconds = time.perf_counter() - start

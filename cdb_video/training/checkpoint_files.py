@@ -113,7 +113,7 @@ def write_checkpoint(folder: Path, step: int, content: Content) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(
             f"{target}: {doing.name} could not be written ({reason}); the checkpoint needs "
-            f"{_megabytes(content.num_bytes)}, {_free(folder)} free; earlier checkpoints are "
+            f"{_megabytes(content.num_bytes)}, {free_space(folder)} free; earlier checkpoints are "
             "untouched"
         ) from error
     finally:  # also of what is no matter of the disk, such as Ctrl-C
@@ -155,7 +155,8 @@ def _megabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB"
 
 
-def _free(folder: Path) -> str:
+def free_space(folder: Path) -> str:
+    """Such as "3.1 MB are", of the folder's file system."""
     try:
         return f"{_megabytes(shutil.disk_usage(folder).free)} are"
     except OSError:
