@@ -1,11 +1,16 @@
-"""Writing a file so that a reader finds the old content or the new, never half of it."""
+"""Files written so that a reader finds the old content or the new; archives that would swell."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNPACKED_BYTES = 2**30
+UNPACKED_RATIO = 50
+"""An archive above both is a bomb: weights are stored as they are, scores shrink to a third."""
 
 
 @contextmanager
@@ -27,3 +32,19 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8; a file of that name is replaced in one move."""
     with replaced(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def refuse_unpacking(path: Path) -> None:
+    """Refuse a zip archive (.npz, .pth) that a few bytes of would fill the memory.
+
+    Raises:
+        ValueError: with the size.
+
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    size = path.stat().st_size
+    if unpacked > max(UNPACKED_BYTES, UNPACKED_RATIO * size):
+        raise ValueError(f"{size} bytes that would unpack to {unpacked}")

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cdb_video import build, distributed, experiments
-from cdb_video.build_clips import choose_device
+from cdb_video.build_clips import choose_device, file_opener
 from cdb_video.build_data import Data, read_data
 from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
@@ -123,7 +123,9 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
             role=role,
         )
         if data.val:
-            finish_report_page(folder, "val", data.val.records)
+            finish_report_page(
+                folder, "val", data.val.records, opener=file_opener(config, in_child=True)
+            )
         print_report(content)
         print(f"report: {folder / f'report_{role}.html'}")
 

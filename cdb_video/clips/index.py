@@ -16,12 +16,14 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from cdb_video.clips.droppable import droppable_test
+from cdb_video.clips.untrusted import OPTIONS, refuse_stream
 from cdb_video.errors import DecodeError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,gif,flv"
 """Containers that hold their own data. Playlists, which name other files, are not among them."""
 _TELLS_ALL = frozenset({"mov"})
 """Formats whose headers say what other files are probed for; Matroska's do not tell of B-frames."""
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 UNPROBED = MappingProxyType({"probesize": "32768", "analyzeduration": "0"})
 """Without decoding first frames to learn what is in the file: 1 ms in place of 6 for 640x480."""
 
@@ -54,21 +56,24 @@ class FrameIndex:
         return self.pts.numel() == 0
 
 
-def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
+def open_container(path: Path, *, untrusted: bool = False) -> tuple[InputContainer, VideoStream]:
     """A video file and its best video stream, on one thread; the caller closes the container.
 
     Only the file itself is read: no other protocol, and no playlist, whatever the file's name says.
+    Of an untrusted one, only codecs and sizes that `untrusted.py` allows.
     """
     # FFmpeg's log callback takes a lock that threads and forks have been seen to hang on.
     av.logging.set_level(None)
-    container = _open(path, UNPROBED)
+    container = _open(path, UNPROBED, decoder_options={"skip_frame": "all"})
     if not _TELLS_ALL & set(container.format.name.split(",")):
         container.close()
-        container = _open(path)
+        container = _open(path, decoder_options=OPTIONS if untrusted else NO_OPTIONS)
     try:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise DecodeError(f"{path}: no video in this file (sound only)")
+        if untrusted:
+            refuse_stream(path, stream)
         # Many decoders on one thread each beat one on many: loader workers are the parallel part.
         stream.codec_context.thread_count = 1
     except BaseException:
@@ -77,7 +82,12 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
     return container, stream
 
 
-def _open(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> InputContainer:
+def _open(
+    path: Path,
+    options: Mapping[str, str] = NO_OPTIONS,
+    *,
+    decoder_options: Mapping[str, str],
+) -> InputContainer:
     try:
         return av.open(
             # An absolute path: FFmpeg would read "concat:a" or "-a" as something else than a file.
@@ -87,7 +97,7 @@ def _open(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> Inpu
                 "protocol_whitelist": "file",
                 **options,
             },
-            options={"skip_frame": "all"} if options else None,
+            options=dict(decoder_options),
         )
     except (av.error.ArgumentError, av.error.InvalidDataError):
         raise DecodeError(f"{path}: not a video file of a format that is read: {FORMATS}") from None
