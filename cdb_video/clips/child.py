@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count, islice
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,8 +44,9 @@ def limit_process(*, file_bytes: int = FILE_BYTES) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     # A parent that uses a GPU has mapped terabytes: only what is added is limited.
     memory = pages * resource.getpagesize() + MEMORY_BYTES
-    # The limit is on their numbers.
-    descriptors = max(map(int, os.listdir("/proc/self/fd"))) + 1 + DESCRIPTORS
+    # The limit is on their numbers: below it, so many are free.
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    descriptors = next(islice((n for n in count() if n not in taken), DESCRIPTORS, None))
     for what, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_AS, memory),

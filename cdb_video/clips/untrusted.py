@@ -43,6 +43,10 @@ def refuse_stream(path: Path, stream: VideoStream) -> None:
         raise DecodeError(
             f"{path}: data.untrusted: codec {codec.name}; allowed are {', '.join(sorted(CODECS))}"
         )
+    if not (codec.height and codec.width):  # what FFmpeg says of frames above the limit
+        raise DecodeError(
+            f"{path}: data.untrusted: frames of unknown size, or of more than {MAX_PIXELS:,} pixels"
+        )
     refuse_size(path, height=codec.height, width=codec.width, num_frames=stream.frames)
     codec.options = dict(OPTIONS)
 
