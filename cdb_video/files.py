@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNPACKED_BYTES = 2**30
-UNPACKED_RATIO = 50
+UNPACKED_BYTES = 2**28
+UNPACKED_RATIO = 100
 """An archive above both is a bomb: weights are stored as they are, scores shrink to a third."""
 
 

@@ -119,9 +119,7 @@ class FolderDecoder(BaseDecoder):
         if untrusted:
             _refuse_links_out(path, self._images)
         times = torch.arange(len(images), dtype=torch.float64) / fps
-        height, width = _read_size(self._images[0])
-        if untrusted:
-            refuse_size(path, height=height, width=width, num_frames=len(images))
+        height, width = _read_size(self._images[0], path, untrusted=untrusted)
         super().__init__(path, times=times, fps=fps, height=height, width=width)
 
     def close(self) -> None:
@@ -139,17 +137,22 @@ def _refuse_links_out(path: Path, images: Sequence[Path]) -> None:
             raise DecodeError(f"{image}: data.untrusted: a link out of its folder")
 
 
-def _read_size(path: Path) -> tuple[int, int]:
+def _read_size(image_path: Path, folder: Path, *, untrusted: bool) -> tuple[int, int]:
     """(height, width), upright."""
-    with errors_name(path), PIL.Image.open(path, formats=IMAGE_FORMATS) as image:
+    with errors_name(image_path), PIL.Image.open(image_path, formats=IMAGE_FORMATS) as image:
+        if untrusted:
+            refuse_size(folder, height=image.height, width=image.width)
         return _upright_size(image)
 
 
 def _read_image(path: Path, size: tuple[int, int]) -> Image:
     """(H, W, C) uint8, upright as its EXIF orientation says."""
     with errors_name(path), PIL.Image.open(path, formats=IMAGE_FORMATS) as image:
-        found = _upright_size(image)
-        if found != size:  # before it is decoded
+        found = image.size[::-1]
+        # Before it is decoded, as looking for a PNG's orientation does.
+        if sorted(found) == sorted(size):
+            found = _upright_size(image)
+        if found != size:
             raise ValueError(
                 f"{found[1]}x{found[0]} pixels; the first frame of its folder has "
                 f"{size[1]}x{size[0]}"

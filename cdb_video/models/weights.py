@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cdb_video.errors import WeightsError
-from cdb_video.files import refuse_unpacking
+from cdb_video.files import UNPACKED_BYTES, refuse_unpacking
 from cdb_video.models.published_weights import (
     KNOWN_WEIGHTS,
     MAX_WEIGHTS_BYTES,
@@ -151,7 +151,10 @@ def read_state(path: Path) -> State:
     state = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
     for name, value in state.items():
         # A view can show a few bytes as terabytes, which a copy of it would need.
-        if value.is_sparse or value.nbytes > value.untyped_storage().nbytes():
+        stored = UNPACKED_BYTES
+        if value.layout == torch.strided:
+            stored = max(stored, value.untyped_storage().nbytes())
+        if value.numel() * value.element_size() > stored:
             raise WeightsError(f"{path}: {name} is no plain tensor: {tuple(value.shape)}")
     if not state:
         raise WeightsError(f"{path}: holds no named tensors, so no weights")
