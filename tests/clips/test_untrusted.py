@@ -221,7 +221,7 @@ def hang() -> None:
 
 
 def die() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fill_the_memory() -> None:
@@ -241,7 +241,7 @@ def open_everything() -> None:
     ("deed", "message"),
     [
         (hang, r"a\.mp4: took longer than 0\.3 s to decode \(data\.decode_timeout_s\)"),
-        (die, r"a\.mp4: the process that decoded it died \(SIGSEGV\)"),
+        (die, r"a\.mp4: the process that decoded it died \(SIGKILL\)"),
         (fill_the_memory, r"a\.mp4: needs more memory than a video may take"),
         (fill_the_disk, r"a\.mp4: File too large"),
         (open_everything, r"a\.mp4: Too many open files"),
