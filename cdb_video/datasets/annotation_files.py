@@ -158,8 +158,10 @@ def _parse_list(file: Path, text: str) -> Table:
     rows = []
     for number, line in lines:
         match = _VIDEO_LINE.fullmatch(line) or _FOLDER_LINE.fullmatch(line)
-        # The same separator again would be a second label or a third column.
-        if match is None or match["separator"] in match["label"].strip():
+        # The same separator again would be a second label or a third column; and a path of spaces
+        # without a label is no folder with one.
+        is_wrong = match is None or match["separator"] in match["label"].strip()
+        if match is None or is_wrong or _BARE_LINE.fullmatch(line):
             raise DataError(f"{file}:{number}: expected 'path label', found {line!r}")
         cells = {"path": match["path"].strip(), "label": match["label"].strip()}
         rows.append(Row(f"{file}:{number}", cells))
