@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cdb_video import distributed
-from cdb_video.build_clips import build_evaluation_loader
+from cdb_video.build_clips import build_evaluation_loader, file_opener
 from cdb_video.build_data import Data
 from cdb_video.config import Config
 from cdb_video.counts import ClassCounts
@@ -168,6 +168,7 @@ def write_report(
             report.predictions,
             classes,
             records=() if log else split.records,
+            opener=file_opener(config, in_child=True),
             on_figures=partial(log.show_figures, role) if log else None,
             live=log is not None,
         )

@@ -146,9 +146,19 @@ class DataConfig(Section):
     decode_timeout_s: Positive = 60.0
     """Seconds that one clip, with all its views, may take to decode; then it has failed. The
     process is ended, whatever it is doing; with num_workers=0, when the library lets it."""
+    untrusted: bool = False
+    """The videos and annotations are a stranger's: paths and links that lead out of root, rare
+    codecs and enormous frames are refused, each video is decoded in a process of its own with
+    limits on memory, time and files, and an FFmpeg with known holes is refused (SECURITY.md)."""
     cache_dir: str = "~/.cache/cdb_video"
     """For downloaded weights, the demo data and the packet indices of video files; nothing is ever
     written beside the data."""
+
+    @model_validator(mode="after")
+    def _strangers_are_for_pyav(self) -> Self:
+        if self.untrusted and self.decoder != "pyav":
+            raise ValueError(f"untrusted=true needs decoder=pyav, got decoder={self.decoder}")
+        return self
 
     @model_validator(mode="after")
     def _planes_are_there(self) -> Self:

@@ -1,12 +1,17 @@
-"""Writing a file so that a reader finds the old content or the new, never half of it."""
+"""Files written so that a reader finds the old content or the new; archives that would swell."""
 
 from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNPACKED_BYTES = 2**28
+UNPACKED_RATIO = 100
+"""An archive above both is a bomb: weights are stored as they are, scores shrink to a third."""
 
 
 @contextmanager
@@ -49,3 +54,19 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def refuse_unpacking(path: Path) -> None:
+    """Refuse a zip archive (.npz, .pth) that a few bytes of would fill the memory.
+
+    Raises:
+        ValueError: with the size.
+
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    size = path.stat().st_size
+    if unpacked > max(UNPACKED_BYTES, UNPACKED_RATIO * size):
+        raise ValueError(f"{size} bytes that would unpack to {unpacked}")

@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cdb_video import build, distributed, experiments
-from cdb_video.build_clips import choose_device
+from cdb_video.build_clips import choose_device, file_opener
 from cdb_video.build_data import Data, read_data
 from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
@@ -134,7 +134,9 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
             role=role,
         )
         if data.val:
-            finish_report_page(folder, "val", data.val.records)
+            finish_report_page(
+                folder, "val", data.val.records, opener=file_opener(config, in_child=True)
+            )
         print_report(content)
         print(f"report: {folder / f'report_{role}.html'}")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cdb_video import build, distributed
-from cdb_video.build_clips import build_evaluation_loader, choose_device
+from cdb_video.build_clips import build_evaluation_loader, choose_device, file_opener
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import write_report
 from cdb_video.clips.memory import ClipMemory
@@ -225,7 +225,12 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
             write_report(
                 run.path, report, config=config, classes=data.classes, split=split, role="test"
             )
-            finish_report_page(run.path, "val", data.val.records if data.val else ())
+            finish_report_page(
+                run.path,
+                "val",
+                data.val.records if data.val else (),
+                opener=file_opener(config, in_child=True),
+            )
             _write_cell(run, {"seconds_per_epoch": seconds})
         distributed.barrier()
         return "done"

@@ -95,7 +95,8 @@ class LoadedRun:
             sampler=clip_sampler(self.config),
             crops=evaluation_crops(self.config),
             num_clips=self.config.views.num_clips,
-            opener=record_opener(self.config),
+            # In this process, no time limit would interrupt a library that hangs.
+            opener=record_opener(self.config, in_child=True),
             pixels=self.config.data.pixels,
             precision=choose_precision(self.config.train.precision, device),
             micro_batch_size=self.config.train.micro_batch_size,
