@@ -129,7 +129,7 @@ def _view_features(
     """(B, V, D) fp32."""
     parts = [
         model.features(to_input(clips, to_rgb=to_rgb)).float()
-        for clips, to_rgb in batch.to(to_input.mean.device).views(micro_batch_size)
+        for clips, to_rgb in batch.to(to_input.scale.device).views(micro_batch_size)
     ]
     return torch.cat(parts).reshape(*batch.clips.shape[:2], -1)
 
