@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,10 +30,12 @@ from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
-from cdb_video.precision import Precision, choose_precision
+from cdb_video.precision import Precision, use_fast_kernels
+from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.crossfit import check_folds
 from cdb_video.training.optim import Schedule, build_optimizer
+from cdb_video.training.recompute import recompute_blocks
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
 from cdb_video.training.skipping import SkippedClips
@@ -134,7 +136,16 @@ def build_trainer(
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
     )
-    precision = choose_precision(config.train.precision, device)
+    use_fast_kernels(device)
+    precision = probed_precision(
+        config.train.precision,
+        model,
+        clips=config.train.micro_batch_size,
+        num_frames=config.clip.num_frames,
+        crop_size=config.clip.crop_size,
+        backward=not config.model.freeze_backbone,
+        quiet=quiet or not ranks.is_main,
+    )
     resume_from = distributed.broadcast_object(run.resume_from if run else None)
     training = load_training(Path(resume_from)) if resume_from else None
     if resume_from:
@@ -170,6 +181,8 @@ def _build_initial_model(
         _load_weights(model, config, quiet=quiet)
     if config.model.freeze_backbone:
         model.freeze_backbone()
+    if config.model.grad_checkpointing:
+        recompute_blocks(cast(nn.Module, model.backbone))
     if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
@@ -219,6 +232,8 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         epochs=train.epochs,
         micro_batch_size=train.micro_batch_size,
         precision=precision,
+        compile=train.compile,
+        compress_gradients=train.compress_gradients,
         clip_grad_norm=train.clip_grad_norm,
         eval_every=train.eval_every,
         log_every=train.log_every,

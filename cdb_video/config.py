@@ -243,6 +243,9 @@ class ModelConfig(Section):
     """Take a weights file of which less than half fits."""
     freeze_backbone: bool = False
     """Train the heads alone, with batch norm as it is."""
+    grad_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: for
+    small cards; the same gradients, about a third more work."""
 
 
 class DifficultyConfig(Section):
@@ -328,10 +331,15 @@ class TrainConfig(Section):
     """Clips a forward on one rank, at most; smaller ones add up to the same step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp32 on a CPU."""
+    compile: bool = False
+    """Train the network as one graph of fused kernels (torch.compile; docs/performance.md): up to
+    minutes at the start, faster steps after it. Evaluation runs the network as it is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU of the rank where there is one."""
     clip_grad_norm: Positive | None = None
     """Largest norm of the gradient; null: any."""
+    compress_gradients: bool = False
+    """Sum gradients over the ranks in bf16, half the traffic: for slow networks."""
     sync_batch_norm: bool = False
     """Batch statistics over all ranks; on GPUs only."""
     eval_every: PositiveInt = 1
@@ -405,6 +413,11 @@ class Config(Section):
             raise ValueError(
                 "loss.difficulty.floor=0: a solved class would never be drawn again, and so never "
                 "measured; data.sampler=cdb with loss.difficulty.source=train needs a floor above 0"
+            )
+        if self.train.compile and self.model.grad_checkpointing:
+            raise ValueError(
+                "train.compile=true with model.grad_checkpointing=true: a compiled graph chooses "
+                "by itself what to compute again; use one of them"
             )
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -149,14 +150,21 @@ def average_buffers(module: nn.Module) -> None:
             buffer /= world_size()
 
 
-def wrap(module: nn.Module, device: torch.device) -> nn.Module:
-    """DistributedDataParallel around the module; the module itself in one process."""
+def wrap(module: nn.Module, device: torch.device, *, compress_gradients: bool = False) -> nn.Module:
+    """DistributedDataParallel around the module; the module itself in one process.
+
+    With `compress_gradients` the sum over the ranks is computed in bf16, of gradients that stay as
+    they are on each.
+    """
     if world_size() == 1:
         return module
     # Buffers are averaged before evaluation instead of copied from rank 0 at every step.
-    return DistributedDataParallel(
+    network = DistributedDataParallel(
         module,
         device_ids=[device.index] if device.type == "cuda" else None,
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
+    if compress_gradients:
+        network.register_comm_hook(None, bf16_compress_hook)
+    return network

@@ -19,7 +19,7 @@ from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.errors import DecodeError
 from cdb_video.evaluation.predictions import HeadPredictions, Predictions, metadata_of
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
 
 
@@ -153,7 +153,7 @@ class _Scorer:
     ) -> None:
         self.model = model
         self.device = device
-        self.to_input = ToModelInput(*model.normalization).to(device)
+        self.to_input = ToModelInput(*model.normalization, dtype=input_type(precision)).to(device)
         self.autocast: AbstractContextManager[None] = autocast(device, precision)
         self.micro_batch_size = micro_batch_size
 

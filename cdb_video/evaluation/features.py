@@ -28,7 +28,7 @@ from cdb_video.evaluation.predictions import (
     save_arrays,
 )
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
 
 VIDEOS_AT_ONCE = 256
@@ -93,7 +93,7 @@ def extract_features(
     records = loader.views.records
     views = (loader.views.num_views,) if by_view else ()
     features = torch.zeros(len(records), *views, model.backbone.num_features)
-    to_input = ToModelInput(*model.normalization).to(device)
+    to_input = ToModelInput(*model.normalization, dtype=input_type(precision)).to(device)
     skipped: list[Skipped] = []
     was_training = model.training
     model.eval()

@@ -25,8 +25,10 @@ from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
+from cdb_video.models import compiling
+from cdb_video.models.compiling import CompiledNetwork
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
@@ -44,6 +46,8 @@ class TrainerOptions:
     epochs: int
     micro_batch_size: int
     precision: Precision = "fp32"
+    compile: bool = False
+    compress_gradients: bool = False
     clip_grad_norm: float | None = None
     eval_every: int = 1
     log_every: int = 10
@@ -114,10 +118,18 @@ class Trainer:
         self.log = log or SilentLog()
         self.checkpoints = checkpoints or NoCheckpoints()
         self.device = next(model.parameters()).device
-        self.to_input = ToModelInput(*model.normalization, jitter=jitter).to(self.device)
+        self.to_input = ToModelInput(
+            *model.normalization, jitter=jitter, dtype=input_type(options.precision)
+        ).to(self.device)
         self.autocast = autocast(self.device, options.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
-        self.network = distributed.wrap(model, self.device)
+        self.network = distributed.wrap(
+            CompiledNetwork(model) if options.compile else model,
+            self.device,
+            compress_gradients=options.compress_gradients,
+        )
+        if options.compile:
+            self.to_input.compile(fullgraph=True, dynamic=False, backend=compiling.BACKEND)
         self.epoch = 0
         self.step = 0
         self.best: Mapping[str, Any] | None = None
