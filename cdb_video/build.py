@@ -19,7 +19,7 @@ from cdb_video.build_clips import (
     decode_policy,
 )
 from cdb_video.build_data import Data, load_into_memory, read_data
-from cdb_video.build_evaluation import build_crossfit, build_validation
+from cdb_video.build_evaluation import build_crossfit, build_difficulty_pass, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
@@ -159,6 +159,7 @@ def build_trainer(
         loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
         validate=build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
         crossfit=build_crossfit(config, data, device, precision, ranks),
+        difficulty_pass=build_difficulty_pass(config, data, device, precision, ranks),
         sampling=build_class_sampling(config, classes),
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),

@@ -269,7 +269,9 @@ class DifficultyConfig(Section):
     update_every: PositiveInt = 1
     """Epochs from one measurement to the next; with source val, of those that validate."""
     max_clips_per_class: PositiveInt | None = None
-    """crossfit: training clips that are looked at, at most so many of a class; null: all."""
+    """crossfit: training clips that are looked at, at most so many of a class; null: all. val: with
+    train.eval_every above 1, the epochs between validations measure difficulty too, on at most so
+    many validation clips of a class; null: they do not."""
 
 
 class LossConfig(Section):
@@ -414,6 +416,12 @@ class Config(Section):
                 "loss.difficulty.floor=0: a solved class would never be drawn again, and so never "
                 "measured; data.sampler=cdb with loss.difficulty.source=train needs a floor above 0"
             )
+        if self.measures_between_validations and loss.difficulty.statistic == "f1":
+            raise ValueError(
+                "loss.difficulty.statistic=f1 with loss.difficulty.max_clips_per_class="
+                f"{loss.difficulty.max_clips_per_class}: F1 over some clips of each class is not "
+                "that over all; use recall or loss"
+            )
         if self.train.compile and self.model.grad_checkpointing:
             raise ValueError(
                 "train.compile=true with model.grad_checkpointing=true: a compiled graph chooses "
@@ -428,6 +436,13 @@ class Config(Section):
         """The loss, and of cdb its base."""
         loss = self.loss
         return (loss.name, loss.base) if loss.name == "cdb" else (loss.name,)
+
+    @property
+    def measures_between_validations(self) -> bool:
+        """Whether difficulty is measured in epochs without validation too, on some of its clips."""
+        difficulty = self.loss.difficulty
+        capped = difficulty.source == "val" and difficulty.max_clips_per_class is not None
+        return self.uses_difficulty and capped and self.train.eval_every > 1
 
     @property
     def uses_difficulty(self) -> bool:

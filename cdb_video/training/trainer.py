@@ -18,7 +18,7 @@ from cdb_video.clips.batch import Batch
 from cdb_video.clips.dataset import sample_generator
 from cdb_video.clips.loader import TrainingLoader
 from cdb_video.clips.transforms import ToModelInput
-from cdb_video.counts import ClassCounts
+from cdb_video.counts import ClassCounts, all_reduce_counts
 from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import RunError
@@ -73,6 +73,8 @@ class Trainer:
             validation.
         crossfit: model -> counts of the training clips, the same on every rank, for that source of
             difficulty.
+        difficulty_pass: model -> counts of a few validation clips of each class, the same on every
+            rank, for epochs without validation; None: difficulty waits for the next.
         sampling: the classes that are drawn; None: every clip once an epoch.
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
@@ -94,6 +96,7 @@ class Trainer:
         loader: TrainingLoader,
         validate: Callable[[Recognizer, bool], EvalReport] | None,
         crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
+        difficulty_pass: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
         sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
@@ -110,6 +113,7 @@ class Trainer:
         self.loader = loader
         self.validate = validate
         self.crossfit = crossfit
+        self.difficulty_pass = difficulty_pass
         self.sampling = sampling
         self.classes = classes
         self.options = options
@@ -258,14 +262,15 @@ class Trainer:
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""
-        for counts in self.train_counts.values():
-            counts.all_reduce()
+        all_reduce_counts(list(self.train_counts.values()))
         if self.options.difficulty_source == "train":
             return self.train_counts
         if self.crossfit is not None:
             since = self.epoch - self.options.crossfit_from
             is_due = since >= 0 and since % self.options.crossfit_every == 0
             return self.crossfit(self.model) if is_due else {}
+        if report is None and self.difficulty_pass is not None:
+            return self.difficulty_pass(self.model)
         return report.counts if report else {}
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
