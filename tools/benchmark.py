@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import loader, loss, step
+from benchmarks import epoch, evaluate, loader, loss, step
 from benchmarks.loader_table import print_loader_report
 from benchmarks.report import print_report
 from benchmarks.step_table import print_arms_report
@@ -49,6 +49,18 @@ def parse_arguments() -> argparse.Namespace:
         "--batch-size", type=positive, metavar="N", help="clips; default 8 on a CPU, 32 on a GPU"
     )
     add_common(command, repeats=30)
+    for name, module, repeats in (("epoch", epoch, 8), ("evaluate", evaluate, 8)):
+        command = benchmarks.add_parser(name, help=module.__doc__)
+        command.set_defaults(measure=module.measure, show=print_arms_report)
+        command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        command.add_argument(
+            "--cache",
+            type=lambda text: Path(text).expanduser(),
+            default=Path(DataConfig.model_fields["cache_dir"].default).expanduser(),
+            metavar="DIR",
+            help="where rendered clips are kept; default: data.cache_dir's",
+        )
+        add_common(command, repeats=repeats)
     command = benchmarks.add_parser("loader", help=loader.__doc__)
     command.set_defaults(measure=loader.measure, show=print_loader_report)
     add_clip_options(command)

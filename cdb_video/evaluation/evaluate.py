@@ -77,7 +77,7 @@ def evaluate(
     """
     device = torch.device(device)
     records = loader.views.records
-    scorer = _Scorer(model, device=device, precision=precision)
+    scorer = ViewScorer(model, device=device, precision=precision)
     # A rank without a video keeps zeros, and still takes part in the sum.
     heads = {
         head: HeadPredictions(
@@ -141,7 +141,7 @@ def _rows(part: HeadPredictions, kept: list[int]) -> HeadPredictions:
     return HeadPredictions(part.scores[kept], part.view_scores[kept], part.labels[kept])
 
 
-class _Scorer:
+class ViewScorer:
     """Clips (n, C, T, H, W) uint8 on the device -> {head: (n, K) fp32 probabilities} there."""
 
     def __init__(self, model: Recognizer, *, device: torch.device, precision: Precision) -> None:
@@ -151,6 +151,7 @@ class _Scorer:
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor, to_rgb: Tensor | None) -> dict[str, Tensor]:
+        """`to_rgb` (n, 3, 4) is that of clips of YUV planes."""
         inputs = self.to_input(clips, to_rgb=to_rgb)
         with self.autocast:
             logits = self.model(inputs)

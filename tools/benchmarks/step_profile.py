@@ -24,7 +24,7 @@ WAITING_OPERATORS = tuple(
 
 def model_flops(step: Callable[[], object]) -> int:
     """Floating-point operations of a step's convolutions and products, both passes."""
-    with FlopCounterMode(display=False) as counter:  # type: ignore[no-untyped-call]
+    with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
 
