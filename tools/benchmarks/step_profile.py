@@ -9,13 +9,8 @@ from torch.profiler import DeviceType, ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 PROFILED_STEPS = 5
-WAITING_CALLS = (
-    "cudaStreamSynchronize",
-    "cudaDeviceSynchronize",
-    "cudaEventSynchronize",
-    "cudaMemcpy",
-)
-"""CUDA's calls in which the host waits for the device."""
+WAITING_CALLS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+"""CUDA's calls in which the host waits for what a step gave it; `cudaDeviceSynchronize` is ours."""
 WAITING_OPERATORS = tuple(
     f"aten::{name}" for name in ("_local_scalar_dense", "equal", "nonzero", "bincount", "_unique2")
 )
@@ -49,17 +44,16 @@ def profile_step(step: Callable[[], object], device: torch.device) -> dict[str, 
             step()
         torch.cuda.synchronize(device)
     events = profiled.events() or []
-    waits_seen = sum(event.name in WAITING_CALLS for event in events)
+    waits = sum(event.name in WAITING_CALLS for event in events)
     kernels = [
         (event.time_range.start, event.time_range.end)
         for event in events
-        if event.device_type == DeviceType.CUDA
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     ]
     return {
         "memory_gb": memory / 1e9,
         "idle_share": idle_share(kernels),
-        # One is the profile's own, at its end.
-        "host_syncs": max(0, waits_seen - 1) / PROFILED_STEPS,
+        "host_syncs": waits / PROFILED_STEPS,
     }
 
 

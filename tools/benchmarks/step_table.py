@@ -32,6 +32,9 @@ def print_arms_report(report: Mapping[str, Any]) -> None:
     sizes = ", ".join(f"{name} {value}" for name, value in report["size"].items())
     console.print(f"{sizes}; {report['clock']}", markup=False)
     console.print(arm_table(report))
+    for name, what in NAMES.items():
+        if name in report["arms"]:
+            console.print(f"{name}: {what}")
     console.print(ratio_table(report))
     for name, reason in report.get("not_measured", {}).items():
         console.print(f"{name}: not measured: {reason}", markup=False)
@@ -40,12 +43,16 @@ def print_arms_report(report: Mapping[str, Any]) -> None:
 def arm_table(report: Mapping[str, Any]) -> Table:
     """A row an arm; figures that no arm has get no column."""
     arms = report["arms"]
-    shown = {key: how for key, how in FIGURES.items() if any(key in arm for arm in arms.values())}
+    shown = {
+        key: how
+        for key, how in FIGURES.items()
+        if any(arm.get(key) is not None for arm in arms.values())
+    }
     headings = [heading for heading, _ in shown.values()]
-    table = Table(Column("arm", no_wrap=True), "ms", *headings, "what it is")
+    table = Table(Column("arm", no_wrap=True), "ms", *headings)
     for name, arm in arms.items():
         cells = [format_figure(arm.get(key), form) for key, (_, form) in shown.items()]
-        table.add_row(name, f"{arm['median_ms']:.2f}", *cells, NAMES.get(name, ""))
+        table.add_row(name, f"{arm['median_ms']:.2f}", *cells)
     return table
 
 
@@ -56,16 +63,16 @@ def format_figure(value: float | None, form: str) -> str:
 
 def ratio_table(report: Mapping[str, Any]) -> Table:
     """A row a ratio: times as fast, or a cost where the target is a most."""
-    table = Table("ratio", "is", "median", "95 % interval", "target")
+    table = Table(Column("ratio", no_wrap=True), "of", "median", "95 % interval", "target")
     least, most = report["targets"]["at_least"], report["targets"]["at_most"]
     for name, ratio in report["ratios"].items():
         low, high = report["intervals"][name]
         is_cost = name in report["costs"]
         target, reached = "", None
         if name in least:
-            target, reached = f"at least {least[name]:g}", ratio >= least[name]
+            target, reached = f">= {least[name]:g}", ratio >= least[name]
         elif name in most:
-            target, reached = f"at most {most[name]:g}", ratio <= most[name]
+            target, reached = f"<= {most[name]:g}", ratio <= most[name]
         if reached is not None:
             target += ": reached" if reached else ": not reached"
         kind = "time" if is_cost else "speed"
