@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from cdb_video import distributed
 from cdb_video.build_clips import build_training_loader, cache_dir, choose_device, decode_policy
 from cdb_video.build_data import Data, load_into_memory, read_data
-from cdb_video.build_evaluation import build_crossfit, build_validation
+from cdb_video.build_evaluation import build_crossfit, build_difficulty_pass, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
@@ -25,11 +25,13 @@ from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
-from cdb_video.precision import Precision, choose_precision
+from cdb_video.precision import Precision, use_fast_kernels
+from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.crossfit import check_folds
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.options import TrainerOptions
+from cdb_video.training.recompute import recompute_blocks
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
 from cdb_video.training.skipping import SkippedClips
@@ -133,7 +135,16 @@ def build_trainer(
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
     )
-    precision = choose_precision(config.train.precision, device)
+    use_fast_kernels(device)
+    precision = probed_precision(
+        config.train.precision,
+        model,
+        clips=config.train.micro_batch_size,
+        num_frames=config.clip.num_frames,
+        crop_size=config.clip.crop_size,
+        backward=not config.model.freeze_backbone,
+        quiet=quiet or not ranks.is_main,
+    )
     resume_from = distributed.broadcast_object(run.resume_from if run else None)
     state = None
     if resume_from:
@@ -149,6 +160,7 @@ def build_trainer(
         loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
         validate=build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
         crossfit=build_crossfit(config, data, device, precision, ranks),
+        difficulty_pass=build_difficulty_pass(config, data, device, precision, ranks),
         sampling=build_class_sampling(config, classes),
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
@@ -187,6 +199,8 @@ def _build_initial_model(
         _load_weights(model, config, quiet=quiet)
     if config.model.freeze_backbone:
         model.freeze_backbone()
+    if config.model.grad_checkpointing:
+        recompute_blocks(cast(nn.Module, model.backbone))
     if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
@@ -236,6 +250,8 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         epochs=train.epochs,
         micro_batch_size=train.micro_batch_size,
         precision=precision,
+        compile=train.compile,
+        compress_gradients=train.compress_gradients,
         clip_grad_norm=train.clip_grad_norm,
         ema=train.ema,
         max_bad_steps=train.max_bad_steps,

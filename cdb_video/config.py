@@ -253,6 +253,9 @@ class ModelConfig(Section):
     """Take a weights file of which less than half fits."""
     freeze_backbone: bool = False
     """Train the heads alone, with batch norm as it is."""
+    grad_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: for
+    small cards; the same gradients, about a third more work."""
 
 
 class DifficultyConfig(Section):
@@ -276,7 +279,9 @@ class DifficultyConfig(Section):
     update_every: PositiveInt = 1
     """Epochs from one measurement to the next; with source val, of those that validate."""
     max_clips_per_class: PositiveInt | None = None
-    """crossfit: training clips that are looked at, at most so many of a class; null: all."""
+    """crossfit: training clips that are looked at, at most so many of a class; null: all. val: with
+    train.eval_every above 1, the epochs between validations measure difficulty too, on at most so
+    many validation clips of a class; null: they do not."""
 
 
 class LossConfig(Section):
@@ -338,6 +343,9 @@ class TrainConfig(Section):
     """Clips a forward on one rank, at most; a step is cut into even parts, which add up to it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp32 on a CPU."""
+    compile: bool = False
+    """Train the network as one graph of fused kernels (torch.compile; docs/performance.md): up to
+    minutes at the start, faster steps after it. Evaluation runs the network as it is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU of the rank where there is one."""
     clip_grad_norm: Positive | None = None
@@ -348,6 +356,8 @@ class TrainConfig(Section):
     max_bad_steps: PositiveInt = 10
     """Steps in a row with a loss or gradient that is no finite number, after which the run stops;
     such a step changes nothing, and is recorded with its clips."""
+    compress_gradients: bool = False
+    """Sum gradients over the ranks in bf16, half the traffic: for slow networks."""
     sync_batch_norm: bool = False
     """Batch statistics over all ranks; on GPUs only."""
     eval_every: PositiveInt = 1
@@ -428,6 +438,17 @@ class Config(Section):
                 "loss.difficulty.floor=0: a solved class would never be drawn again, and so never "
                 "measured; data.sampler=cdb with loss.difficulty.source=train needs a floor above 0"
             )
+        if self.measures_between_validations and loss.difficulty.statistic == "f1":
+            raise ValueError(
+                "loss.difficulty.statistic=f1 with loss.difficulty.max_clips_per_class="
+                f"{loss.difficulty.max_clips_per_class}: F1 over some clips of each class is not "
+                "that over all; use recall or loss"
+            )
+        if self.train.compile and self.model.grad_checkpointing:
+            raise ValueError(
+                "train.compile=true with model.grad_checkpointing=true: a compiled graph chooses "
+                "by itself what to compute again; use one of them"
+            )
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
@@ -437,6 +458,13 @@ class Config(Section):
         """The loss, and of cdb its base."""
         loss = self.loss
         return (loss.name, loss.base) if loss.name == "cdb" else (loss.name,)
+
+    @property
+    def measures_between_validations(self) -> bool:
+        """Whether difficulty is measured in epochs without validation too, on some of its clips."""
+        difficulty = self.loss.difficulty
+        capped = difficulty.source == "val" and difficulty.max_clips_per_class is not None
+        return self.uses_difficulty and capped and self.train.eval_every > 1
 
     @property
     def uses_difficulty(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -204,8 +205,12 @@ class Agreement:
         return [bool(number) for number in self._asked.tolist()]
 
 
-def wrap(module: nn.Module, device: torch.device) -> nn.Module:
-    """DistributedDataParallel around the module; the module itself in one process."""
+def wrap(module: nn.Module, device: torch.device, *, compress_gradients: bool = False) -> nn.Module:
+    """DistributedDataParallel around the module; the module itself in one process.
+
+    With `compress_gradients` the sum over the ranks is computed in bf16, of gradients that stay as
+    they are on each.
+    """
     if world_size() == 1:
         return module
     # Buffers are averaged before evaluation instead of copied from rank 0 at every step. PyTorch
@@ -213,12 +218,15 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False}
-    return DistributedDataParallel(
+    network = DistributedDataParallel(
         module,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         **options,
     )
+    if compress_gradients:
+        network.register_comm_hook(None, bf16_compress_hook)
+    return network
 
 
 def settle_buckets(
@@ -233,7 +241,7 @@ def settle_buckets(
 
     Args:
         network: of `wrap`, in training mode.
-        clips: (N, C, T, H, W), two at least for batch norm.
+        clips: (N, C, T, H, W), as many as in a step's forward.
         context: of the forward.
 
     """

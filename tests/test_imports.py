@@ -37,14 +37,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "build_losses": BASE | LEAVES | {"config", "evaluation", "training"},
     "build": BASE
     | LEAVES
-    | {"config", "config_file", "evaluation", "training"}
+    | {"config", "config_file", "evaluation", "prepare", "training"}
     | {"build_clips", "build_data", "build_evaluation", "build_losses"},
     "build_evaluation": BASE
     | LEAVES
     | {"config", "evaluation", "training", "build_clips", "build_data"},
     "experiments": BASE
     | LEAVES
-    | {"config", "config_file", "evaluation", "training", "build"}
+    | {"config", "config_file", "evaluation", "prepare", "training", "build"}
     | {"build_clips", "build_data", "build_evaluation"},
 }
 

@@ -28,7 +28,7 @@ from cdb_video.evaluation.predictions import (
     save_arrays,
 )
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
 
 VIDEOS_AT_ONCE = 256
@@ -93,7 +93,7 @@ def extract_features(
     records = loader.views.records
     views = (loader.views.num_views,) if by_view else ()
     features = torch.zeros(len(records), *views, model.backbone.num_features)
-    to_input = ToModelInput(*model.normalization).to(device)
+    to_input = ToModelInput(*model.normalization, dtype=input_type(precision)).to(device)
     skipped: list[Skipped] = []
     was_training = model.training
     model.eval()
@@ -129,7 +129,7 @@ def _view_features(
     """(B, V, D) fp32."""
     parts = [
         model.features(to_input(clips, to_rgb=to_rgb)).float()
-        for clips, to_rgb in batch.to(to_input.mean.device).views(micro_batch_size)
+        for clips, to_rgb in batch.to(to_input.scale.device).views(micro_batch_size)
     ]
     return torch.cat(parts).reshape(*batch.clips.shape[:2], -1)
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from cdb_video.evaluation.timeline import Timeline
 from cdb_video.evaluation.windows import ReportProgress, no_progress, predict_windows
 from cdb_video.experiments.features import source_of
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import choose_precision
+from cdb_video.precision import Precision, use_fast_kernels
+from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training import checkpoint
 from cdb_video.training.run_folder import RunFolder, choose_run_folder
 
@@ -86,10 +88,21 @@ class LoadedRun:
         result: Tensor = to_input(clips.to(device))
         return result
 
+    @cached_property
+    def precision(self) -> Precision:
+        """Of forward passes: train.precision, where it is sound on the model's device."""
+        return probed_precision(
+            self.config.train.precision,
+            self.model,
+            clips=self.config.train.micro_batch_size,
+            num_frames=self.config.clip.num_frames,
+            crop_size=self.config.clip.crop_size,
+            backward=False,
+        )
+
     @property
     def scorer(self) -> Scorer:
         """Scores segments of videos with the run's clips, views and precision."""
-        device = next(self.model.parameters()).device
         return Scorer(
             self.model,
             sampler=clip_sampler(self.config),
@@ -98,7 +111,7 @@ class LoadedRun:
             # In this process, no time limit would interrupt a library that hangs.
             opener=record_opener(self.config, in_child=True),
             pixels=self.config.data.pixels,
-            precision=choose_precision(self.config.train.precision, device),
+            precision=self.precision,
             micro_batch_size=self.config.train.micro_batch_size,
         )
 
@@ -164,6 +177,7 @@ def load_run(
     model.load_state_dict(state)
     model.normalization = read_normalization(path)
     # As in training: the result of a convolution depends on the memory format in the last bits.
+    use_fast_kernels(torch.device(device))
     model.to(torch.device(device), memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     folder = path.parent.parent if path.parent.name == "checkpoints" else path
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
@@ -225,7 +239,7 @@ def score(
         run.model,
         loader,
         device=device,
-        precision=choose_precision(run.config.train.precision, device),
+        precision=run.precision,
         micro_batch_size=run.config.train.micro_batch_size,
         description=description,
         quiet=not ranks.is_main,

@@ -15,6 +15,8 @@ class TrainerOptions:
     epochs: int
     micro_batch_size: int
     precision: Precision = "fp32"
+    compile: bool = False
+    compress_gradients: bool = False
     clip_grad_norm: float | None = None
     ema: float | None = None
     max_bad_steps: int = 10

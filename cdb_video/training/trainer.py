@@ -15,14 +15,16 @@ from cdb_video.clips.batch import Batch
 from cdb_video.clips.dataset import sample_generator
 from cdb_video.clips.loader import TrainingLoader
 from cdb_video.clips.transforms import ToModelInput
-from cdb_video.counts import ClassCounts
+from cdb_video.counts import ClassCounts, all_reduce_counts
 from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.evaluation.evaluate import EvalReport, EvaluationStoppedError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
+from cdb_video.models import compiling
+from cdb_video.models.compiling import CompiledNetwork
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import autocast
+from cdb_video.precision import autocast, input_type
 from cdb_video.progress import Progress
 from cdb_video.training.averaging import AveragedWeights, NoAverage
 from cdb_video.training.bad_steps import StepGate, running_statistics
@@ -55,6 +57,8 @@ class Trainer:
         validate: measures the model after an epoch; None: no validation.
         crossfit: model -> counts of the training clips, the same on every rank, for that source of
             difficulty.
+        difficulty_pass: model -> counts of a few validation clips of each class, the same on every
+            rank, for epochs without validation; None: difficulty waits for the next.
         sampling: the classes that are drawn; None: every clip once an epoch.
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
@@ -76,6 +80,7 @@ class Trainer:
         loader: TrainingLoader,
         validate: Validate | None,
         crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
+        difficulty_pass: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
         sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
@@ -92,6 +97,7 @@ class Trainer:
         self.loader = loader
         self.validate = validate
         self.crossfit = crossfit
+        self.difficulty_pass = difficulty_pass
         self.sampling = sampling
         self.classes = classes
         self.options = options
@@ -99,7 +105,9 @@ class Trainer:
         self.ranks = ranks
         self.log = log or SilentLog()
         self.device = next(model.parameters()).device
-        self.to_input = ToModelInput(*model.normalization, jitter=jitter).to(self.device)
+        self.to_input = ToModelInput(
+            *model.normalization, jitter=jitter, dtype=input_type(options.precision)
+        ).to(self.device)
         self.autocast = autocast(self.device, options.precision)
         # Also in fp32 and bf16, with scale 1: it lets the fused optimisers leave out, on the
         # device, a step whose gradient is not finite.
@@ -109,6 +117,8 @@ class Trainer:
             NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
         )
         steps_per_epoch = loader.steps_per_epoch
+        if options.compile:
+            self.to_input.compile(fullgraph=True, dynamic=False, backend=compiling.BACKEND)
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
             for head, classes in model.num_classes.items()
@@ -155,7 +165,11 @@ class Trainer:
             every_steps=options.save_every_steps,
             every_minutes=options.save_every_minutes,
         )
-        self.network = distributed.wrap(model, self.device)
+        self.network = distributed.wrap(
+            CompiledNetwork(model) if options.compile else model,
+            self.device,
+            compress_gradients=options.compress_gradients,
+        )
         self.settle_buckets()
 
     def fit(self) -> None:
@@ -330,14 +344,15 @@ class Trainer:
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""
-        for counts in self.train_counts.values():
-            counts.all_reduce()
+        all_reduce_counts(list(self.train_counts.values()))
         if self.options.difficulty_source == "train":
             return self.train_counts
         if self.crossfit is not None:
             since = self.state.position.epoch - self.options.crossfit_from
             is_due = since >= 0 and since % self.options.crossfit_every == 0
             return self.crossfit(self.evaluated) if is_due else {}
+        if report is None and self.difficulty_pass is not None:
+            return self.difficulty_pass(self.evaluated)
         return report.counts if report else {}
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
@@ -392,5 +407,7 @@ class Trainer:
     def settle_buckets(self) -> None:
         """Before the first step, and before a state is taken up: see `distributed`."""
         if isinstance(self.network, DistributedDataParallel):
-            clips = torch.zeros(2, *self.loader.clip_shape, dtype=torch.uint8, device=self.device)
+            size = max(self.loader.order.forward_sizes(self.options.micro_batch_size))
+            shape = size, *self.loader.clip_shape
+            clips = torch.zeros(shape, dtype=torch.uint8, device=self.device)
             distributed.settle_buckets(self.network, self.to_input(clips), self.autocast)

@@ -327,3 +327,21 @@ def test_only_every_nth_epoch_and_the_last_are_validated(
     events = [(e["event"], e["epoch"]) for e in map(json.loads, lines)]
     events = [(name, epoch) for name, epoch in events if name in ("epoch", "eval")]
     assert events == [("epoch", 1), ("eval", 2), ("eval", 3)]
+
+
+def test_between_validations_a_few_clips_of_each_class_measure_difficulty(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    difficulty = {"max_clips_per_class": 2}
+    trainer = fit(config(loss={"difficulty": difficulty}, train={"epochs": 2, "eval_every": 2}))
+
+    assert trainer.difficulty_pass is not None
+    counts = trainer.difficulty_pass(trainer.model)
+    # Of 4 and 3 clips of the verbs, of 3, 2 and 2 of the nouns.
+    assert counts["verb"].total.tolist() == [2, 2]
+    assert counts["noun"].total.tolist() == [2, 2, 2]
+    with (tmp_path / "runs" / "tiny" / "difficulty.csv").open(newline="") as file:
+        measured = {row["epoch"] for row in csv.DictReader(file) if row["accuracy"]}
+    assert measured == {"1", "2"}
+    difficulties = trainer.difficulties.values()
+    assert [int(one.epochs) for one in difficulties] == [2, 2]
