@@ -230,15 +230,22 @@ class ModelConfig(Section):
     """The network."""
 
     backbone: str = "slowfast_r50"
-    """A name of docs/backbones.md."""
+    """A name of docs/backbones.md; `hf:` and a folder or hub id, such as
+    `hf:facebook/vjepa2-vitl-fpc64-256`; or features, with data.format features."""
     heads: tuple[str, ...] | None = None
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
-    head_type: Literal["linear", "cosine"] = "linear"
-    """cosine: features and class vectors of length 1, their cosine times 30; ldam needs it."""
+    head_type: Literal["linear", "cosine", "attentive"] = "linear"
+    """cosine: features and class vectors of length 1, their cosine times 30; ldam needs it.
+    attentive: a learned query looks over the tokens of the clip; for backbones with tokens."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-    """On the features, before the heads."""
+    """On the features, before the heads; attentive: on what a query has found."""
+    drop_path: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """Stochastic depth: the chance that the last block is left out of a training step, the others
+    less, the first never; null: as the library has it (torchvision's MViT 0.2, Swin 0.1, others 0).
+    """
     weights: str | None = None
-    """Weights to start from: a path, a URL or a known name such as kinetics400; null: random."""
+    """Weights to start from: a path, a URL or a known name such as kinetics400; null: random, of
+    an hf: model its own."""
     allow_partial_weights: bool = False
     """Take a weights file of which less than half fits."""
     freeze_backbone: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdb_video.build import build_model, read_normalization
+from cdb_video.build import build_model, read_architecture, read_normalization
 from cdb_video.build_clips import (
     build_evaluation_loader,
     clip_sampler,
@@ -155,6 +155,7 @@ def load_run(
         num_classes={head: len(known.names) for head, known in classes.items()},
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
+        architecture=read_architecture(path),
     )
     model.load_state_dict(state)
     model.normalization = read_normalization(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -15,8 +15,9 @@ class Normalization(NamedTuple):
     It belongs to the weights: another mean is a shift that their first layer never saw.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """Of R, G and B; of saved features, which are as they should be, one number for all."""
+    std: tuple[float, ...]
     value_range: float = 1.0
 
 
@@ -44,6 +45,8 @@ class VideoBackbone(nn.Module):
         self.net = net
         self.num_features = num_features
         self.normalization = normalization
+        self.architecture: dict[str, Any] = {}
+        """What it takes, beside its name and the clip, to build it again; as JSON has it."""
 
     def forward(self, clips: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, num_features)."""
