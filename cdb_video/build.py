@@ -20,6 +20,7 @@ from cdb_video.build_clips import (
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import build_crossfit, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
+from cdb_video.clips.features import feature_shape
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
@@ -133,7 +134,7 @@ def build_trainer(
     device = choose_device(config, ranks)
     load_into_memory(config, data, ["train", "val"], ranks=ranks)
     torch.manual_seed(config.run.seed)
-    model = _build_initial_model(config, data, device, quiet=not ranks.is_main)
+    model = build_initial_model(config, data, device, quiet=not ranks.is_main)
     classes = data.classes
     criterion = build_criterion(config.loss, classes, eval_every=config.train.eval_every)
     criterion.to(device)
@@ -174,9 +175,16 @@ def build_trainer(
     return trainer
 
 
-def _build_initial_model(
+def build_initial_model(
     config: Config, data: Data, device: torch.device, *, quiet: bool
 ) -> Recognizer:
+    """The model as it is before the first step, on its device: `build_model` with its weights.
+
+    Raises:
+        ConfigError: a model that cannot be built.
+        WeightsError: weights that do not fit.
+
+    """
     model = _build_untrained_model(config, data)
     if config.model.weights is not None or config.model.backbone.startswith(HUB):
         _load_weights(model, config, quiet=quiet)
@@ -193,8 +201,21 @@ def _build_untrained_model(config: Config, data: Data) -> Recognizer:
         num_classes=data.train.num_classes,
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
-        architecture=feature_shape(data.train) if config.model.backbone == FEATURES else None,
+        architecture=_features_architecture(data) if config.model.backbone == FEATURES else None,
     )
+
+
+def _features_architecture(data: Data) -> dict[str, Any]:
+    """The width of saved features, which every split must have."""
+    width = feature_shape(data.train.records)[-1]
+    for role, split in (("val", data.val), ("test", data.test)):
+        found = feature_shape(split.records)[-1] if split else width
+        if split and found != width:
+            raise ConfigError(
+                f"data.{role}_split={split.name}: {found} features a clip, and the training "
+                f"split's have {width}; the files of all splits must be of one backbone"
+            )
+    return {"num_features": width}
 
 
 def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:

@@ -89,8 +89,9 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Which videos, and how they are read."""
 
-    format: Literal["auto", "egtea", "epic100", "table", "folder"] = "auto"
-    """How the annotations are written (docs/data_format.md); auto: by looking."""
+    format: Literal["auto", "egtea", "epic100", "table", "folder", "features"] = "auto"
+    """How the annotations are written (docs/data_format.md); auto: by looking. features: files of
+    what a backbone has seen, `<split>.npz` in root (docs/foundation.md)."""
     root: str | None = None
     """Folder of the data; `demo` renders the demo data set into cache_dir, with rare classes that
     are easy and hard, `demo-rare-hard` and `demo-rare-easy` with those that are one of them."""
@@ -384,6 +385,13 @@ class Config(Section):
                     f"data.{second}_split={getattr(data, f'{second}_split')}: no clip may have two "
                     "roles, and training, difficulty and selection must never read the test split"
                 )
+        if (data.format == "features") != (self.model.backbone == "features"):
+            raise ValueError(
+                f"data.format={data.format} with model.backbone={self.model.backbone}: features "
+                "are for one another, format and backbone"
+            )
+        if data.format == "features" and data.in_memory:
+            raise ValueError("data.in_memory=true: is for video; features are in memory already")
         if self.uses_difficulty and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
-from cdb_video.clips.batch import Appearance, Batch, Sample, collate
+from cdb_video.clips.batch import Appearance, Batch, Sample, Skipped, collate
 from cdb_video.clips.dataset import EvaluationViews, TrainingClips
+from cdb_video.clips.features import FeatureClips
 from cdb_video.clips.guarded_loader import GuardedLoader, Plan
 from cdb_video.clips.order import EvaluationOrder, TrainingOrder
 from cdb_video.clips.watchdog import RAISE, DecodePolicy
@@ -17,12 +19,20 @@ from cdb_video.distributed import ONE_PROCESS, Ranks
 __all__ = ["EvaluationLoader", "EvaluationOrder", "TrainingLoader", "TrainingOrder"]
 
 
+class _BatchSource(Protocol):
+    """What gives the batches of a plan: workers that decode, or features in memory."""
+
+    def batches(self, plan: Plan) -> Iterator[tuple[Batch, tuple[Skipped, ...]]]: ...
+
+
 class TrainingLoader:
-    """Batches of random clips, epoch by epoch."""
+    """Batches of random clips, or of saved features, epoch by epoch."""
+
+    _loader: _BatchSource
 
     def __init__(
         self,
-        clips: TrainingClips,
+        clips: TrainingClips | FeatureClips,
         order: TrainingOrder,
         *,
         num_workers: int,
@@ -31,6 +41,9 @@ class TrainingLoader:
     ) -> None:
         self.clips = clips
         self.order = order
+        if isinstance(clips, FeatureClips):
+            self._loader = clips
+            return
         side = clips.augmentation.crop_size
         self._loader = GuardedLoader(
             clips,
@@ -70,9 +83,11 @@ class EvaluationLoader:
 
     """
 
+    _loader: _BatchSource
+
     def __init__(
         self,
-        views: EvaluationViews,
+        views: EvaluationViews | FeatureClips,
         *,
         clips_per_batch: int,
         ranks: Ranks = ONE_PROCESS,
@@ -84,6 +99,9 @@ class EvaluationLoader:
         self.policy = policy
         batch_size = max(1, clips_per_batch // views.num_views)
         self.order = EvaluationOrder(len(views), batch_size=batch_size, ranks=ranks)
+        if isinstance(views, FeatureClips):
+            self._loader = views
+            return
         side = views.crops.crop_size
         self._loader = GuardedLoader(
             views,
@@ -101,7 +119,7 @@ class EvaluationLoader:
         yield from _batches(self._loader, list(self.order))
 
 
-def _batches(loader: GuardedLoader[Sample, Batch], plan: Plan) -> Iterator[Batch]:
+def _batches(loader: _BatchSource, plan: Plan) -> Iterator[Batch]:
     for batch, skipped in loader.batches(plan):
         yield replace(batch, skipped=skipped)
 

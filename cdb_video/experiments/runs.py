@@ -83,7 +83,17 @@ class LoadedRun:
 
     @property
     def scorer(self) -> Scorer:
-        """Scores segments of videos with the run's clips, views and precision."""
+        """Scores segments of videos with the run's clips, views and precision.
+
+        Raises:
+            RunError: the run's model sees saved features, and no videos.
+
+        """
+        if self.config.data.format == "features":
+            raise RunError(
+                f"{self.folder}: its heads were trained on saved features and see no videos; "
+                "evaluate it on features of the same backbone (data.root)"
+            )
         device = next(self.model.parameters()).device
         return Scorer(
             self.model,

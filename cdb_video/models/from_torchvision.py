@@ -88,7 +88,8 @@ class _TokensOfMaps(nn.Module):
 
     def forward(self, flat: Tensor) -> Tensor:
         """(N, D T H W), which is what Swin gives its head -> (N, T H W, D)."""
-        return flat.unflatten(1, (self.num_features, -1)).mT
+        tokens: Tensor = flat.unflatten(1, (self.num_features, -1)).mT
+        return tokens
 
 
 def _swin(name: str, *, num_features: int) -> Callable[..., VideoBackbone]:

@@ -144,7 +144,9 @@ def build(
         net,
         pool=FirstToken() if family.class_token else TokenMean(norm),
         num_features=config.hidden_size,
-        normalization=Normalization(tuple(known["mean"]), tuple(known["std"]), known["value_range"]),
+        normalization=Normalization(
+            tuple(known["mean"]), tuple(known["std"]), known["value_range"]
+        ),
         architecture=dict(architecture),
     )
 
@@ -252,9 +254,7 @@ def _grid(config: Any, family: Family) -> Grid:
     return getattr(config, family.frames) // frames, rows, rows
 
 
-def _fit_tables(
-    state: dict[str, Tensor], family: Family, grid: Grid, to: Grid
-) -> tuple[str, ...]:
+def _fit_tables(state: dict[str, Tensor], family: Family, grid: Grid, to: Grid) -> tuple[str, ...]:
     """Interpolate learned position tables to the clip; the names of those that changed."""
     resized = []
     for name in family.tables:

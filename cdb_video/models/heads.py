@@ -79,7 +79,7 @@ def build_head(
 
 
 def _linear(num_features: int, num_classes: int) -> nn.Linear:
-    """Starts at N(0, 0.01) as SlowFast's do: large first logits would swamp a pretrained backbone."""
+    """Starts at N(0, 0.01) as SlowFast's: large first logits would swamp a pretrained backbone."""
     linear = nn.Linear(num_features, num_classes)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)

@@ -153,7 +153,9 @@ def read_normalization(folder: Path) -> Normalization:
         try:
             mean, std = ((*map(float, about[key]),) for key in ("image_mean", "image_std"))  # type: ignore[assignment]
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{found}: image_mean and image_std must be lists of numbers") from None
+            raise ConfigError(
+                f"{found}: image_mean and image_std must be lists of numbers"
+            ) from None
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConfigError(f"{found}: image_mean and image_std must be three numbers, std above 0")
     return Normalization(

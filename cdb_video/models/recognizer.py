@@ -12,6 +12,7 @@ from cdb_video.models.base import Backbone
 from cdb_video.models.heads import HeadType, build_head
 from cdb_video.models.tokens import TokenBackbone
 
+
 class Recognizer(nn.Module):
     """A backbone, dropout and one head a label: (N, C, T, H, W) -> {head: (N, K)}.
 
