@@ -17,10 +17,9 @@ from cdb_video.build_clips import (
     choose_device,
     decode_policy,
 )
-from cdb_video.build_data import Data, load_into_memory, read_data
+from cdb_video.build_data import Data, features_architecture, load_into_memory, read_data
 from cdb_video.build_evaluation import build_crossfit, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
-from cdb_video.clips.features import feature_shape
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
@@ -31,12 +30,12 @@ from cdb_video.models.base import Normalization
 from cdb_video.models.from_transformers import PREFIX as HUB
 from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.models.saved_features import FEATURES
 from cdb_video.models.tokens import set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights, resolve_weights
 from cdb_video.precision import Precision, choose_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.crossfit import check_folds
+from cdb_video.training.mixing import make_mixing
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
@@ -165,6 +164,7 @@ def build_trainer(
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
         jitter=config.augment.color_jitter > 0,
+        mixing=make_mixing(mixup=config.augment.mixup, cutmix=config.augment.cutmix),
         skipped=_build_skipped(config, data),
         ranks=ranks,
         log=log,
@@ -201,21 +201,8 @@ def _build_untrained_model(config: Config, data: Data) -> Recognizer:
         num_classes=data.train.num_classes,
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
-        architecture=_features_architecture(data) if config.model.backbone == FEATURES else None,
+        architecture=features_architecture(config, data),
     )
-
-
-def _features_architecture(data: Data) -> dict[str, Any]:
-    """The width of saved features, which every split must have."""
-    width = feature_shape(data.train.records)[-1]
-    for role, split in (("val", data.val), ("test", data.test)):
-        found = feature_shape(split.records)[-1] if split else width
-        if split and found != width:
-            raise ConfigError(
-                f"data.{role}_split={split.name}: {found} features a clip, and the training "
-                f"split's have {width}; the files of all splits must be of one backbone"
-            )
-    return {"num_features": width}
 
 
 def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:

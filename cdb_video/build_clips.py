@@ -142,6 +142,8 @@ def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -
         flip=augment.flip,
         no_flip_labels=no_flip,
         color_jitter=augment.color_jitter,
+        rand_augment=augment.rand_augment,
+        erase=augment.erase,
     )
 
 

@@ -68,6 +68,9 @@ PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 
 
+Magnitude = Annotated[int, Field(ge=0, le=30, strict=True)]
+
+
 # People are often numbered: 20 is the subject "20".
 Subject = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -215,6 +218,18 @@ class AugmentConfig(Section):
     """Head -> classes whose clips are never mirrored, such as {verb: [Turn left]}."""
     color_jitter: Fraction = 0.0
     """Largest change of brightness, contrast and saturation, as a share."""
+    rand_augment: tuple[PositiveInt, Magnitude] | None = None
+    """[operations, magnitude]: so many of torchvision's RandAugment on every clip, the same on all
+    its frames, such as [2, 9]; null: none."""
+    erase: Fraction = 0.0
+    """The chance that a rectangle of a clip becomes grey, the same one in all its frames."""
+    mixup: NonNegative = 0.0
+    """alpha: every clip is mixed with the next of its micro batch, in shares from Beta(alpha,
+    alpha), and so is the loss of their labels; such as 0.8; 0: off. Training accuracy is then not
+    counted."""
+    cutmix: NonNegative = 0.0
+    """alpha: as mixup, with a rectangle of the other clip; with both, each micro batch is given one
+    of the two."""
 
     @model_validator(mode="after")
     def _ranges_increase(self) -> Self:
@@ -390,6 +405,16 @@ class Config(Section):
                 f"data.format={data.format} with model.backbone={self.model.backbone}: features "
                 "are for one another, format and backbone"
             )
+        if self.augment.mixup or self.augment.cutmix:
+            self._mixed_clips_are_not_counted()
+        if data.pixels == "yuv" and (self.augment.rand_augment or self.augment.erase):
+            raise ValueError(
+                "data.pixels=yuv: augment.rand_augment and augment.erase change RGB; use rgb"
+            )
+        if data.format == "features" and self.augment.cutmix:
+            raise ValueError(
+                f"augment.cutmix={self.augment.cutmix:g}: features have no pixels to cut; use mixup"
+            )
         if data.format == "features" and data.in_memory:
             raise ValueError("data.in_memory=true: is for video; features are in memory already")
         if self.uses_difficulty and loss.difficulty.source == "val" and data.val_split is None:
@@ -424,6 +449,19 @@ class Config(Section):
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
+
+    def _mixed_clips_are_not_counted(self) -> None:
+        key = "mixup" if self.augment.mixup else "cutmix"
+        given = f"augment.{key}={getattr(self.augment, key):g}"
+        if self.uses_difficulty and self.loss.difficulty.source == "train":
+            raise ValueError(
+                f"{given}: loss.difficulty.source=train counts training clips, and mixed clips "
+                "have no one class; use val or crossfit"
+            )
+        if "recall" in self.loss_names:
+            raise ValueError(
+                f"{given}: the recall loss counts training clips, and mixed clips have no one class"
+            )
 
     @property
     def loss_names(self) -> tuple[str, ...]:
