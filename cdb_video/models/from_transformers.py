@@ -202,6 +202,14 @@ class _HubBackbone(TokenBackbone):
         tokens: Tensor = found.last_hidden_state
         return tokens
 
+    @property
+    def layers_from_input(self) -> list[list[nn.Module]]:
+        """Patches, each block, and what follows them: for learning rates by layer."""
+        net: Any = self.net
+        norm = getattr(net, "layernorm", None)
+        last = [self.pool] if norm is None else [norm, self.pool]
+        return [[net.embeddings], *([layer] for layer in _layers(net)), last]
+
 
 def _family(architecture: Mapping[str, Any]) -> Family:
     return FAMILIES[architecture["config"]["model_type"]]

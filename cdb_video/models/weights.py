@@ -136,7 +136,9 @@ def _load(
     share = _backbone_share(model, fitted)
     if share < MIN_SHARE and not allow_partial:
         # First names tell at a glance which network the file is for.
-        theirs, ours = (min(names).removeprefix(PREFIX) for names in (state, expected))
+        theirs, ours = (
+            min(names, default="nothing").removeprefix(PREFIX) for names in (state, expected)
+        )
         raise WeightsError(
             f"{path}: {share:.0%} of the backbone's parameters fit, at least {MIN_SHARE:.0%} is "
             f"needed; the file has {theirs!r}, the model {ours!r}"
