@@ -64,7 +64,7 @@ def read_features(root: Path, splits: Sequence[str]) -> Split:
     seen: set[str] = set()
     for record in records:
         if record.id in seen:
-            raise DataError(f"{record.path}: clip {record.id} is in another file of the split too")
+            raise DataError(f"{record.path}: clip {record.id} is in the split twice")
         seen.add(record.id)
     return Split(" + ".join(splits), records, first.vocabularies)
 
