@@ -26,7 +26,7 @@ from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.models.backbones import build_backbone
-from cdb_video.models.base import Normalization
+from cdb_video.models.base import Normalization, place
 from cdb_video.models.from_transformers import PREFIX as HUB
 from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
@@ -192,7 +192,8 @@ def build_initial_model(
         model.freeze_backbone()
     if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    place(model, device)
+    return model
 
 
 def _build_untrained_model(config: Config, data: Data) -> Recognizer:

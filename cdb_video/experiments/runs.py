@@ -30,6 +30,7 @@ from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.evaluation.timeline import Timeline
 from cdb_video.evaluation.windows import ReportProgress, no_progress, predict_windows
 from cdb_video.experiments.features import source_of
+from cdb_video.models.base import place
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import choose_precision
 from cdb_video.training import checkpoint
@@ -169,8 +170,7 @@ def load_run(
     )
     model.load_state_dict(state)
     model.normalization = read_normalization(path)
-    # As in training: the result of a convolution depends on the memory format in the last bits.
-    model.to(torch.device(device), memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    place(model, device)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
 

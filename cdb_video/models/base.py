@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from cdb_video.errors import ConfigError
@@ -68,6 +69,17 @@ class GlobalMean(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """The mean over time and space."""
         return maps.mean((2, 3, 4), keepdim=self.keepdim)
+
+
+def place(model: nn.Module, device: torch.device | str) -> None:
+    """Move a model to its device, its 3D convolutions channels last: the layout that is fastest.
+
+    In training and after it alike, for a convolution's result depends on it in the last bits.
+    """
+    model.to(device)
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
 
 
 def require_clip(

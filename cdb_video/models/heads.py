@@ -59,7 +59,7 @@ class AttentiveHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, L, D) -> (N, K)."""
         tokens = self.token_norm(tokens)
-        query = self.query.expand(len(tokens), 1, -1)
+        query = self.query.expand(tokens.shape[0], 1, -1)
         seen, _ = self.attention(query, tokens, tokens, need_weights=False)
         seen = query + seen
         seen = seen + self.mlp(seen)
