@@ -64,6 +64,18 @@ def test_tokens_and_features_are_the_librarys_own(folders: Folders, kind: str) -
     assert model.backbone.num_features == features.shape[1] == 24
 
 
+@torch.no_grad()
+def test_a_videomae_as_pretrained_has_a_norm_on_its_tokens_and_their_mean(tmp_path: Path) -> None:
+    theirs = save_hub_model(tmp_path / "pretrained", "videomae", use_mean_pooling=False)
+    model = recognizer(tmp_path / "pretrained")
+
+    expected = library_tokens("videomae", theirs, clips())
+
+    torch.testing.assert_close(model.tokens(clips()), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.features(clips()), expected.mean(1), rtol=0, atol=1e-5)
+    assert "backbone.net.layernorm.weight" in model.state_dict()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_is_trained_and_every_weight_comes_from_the_file(
     folders: Folders, kind: str
