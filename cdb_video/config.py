@@ -252,9 +252,10 @@ class ModelConfig(Section):
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
     head_type: Literal["linear", "cosine", "attentive"] = "linear"
     """cosine: features and class vectors of length 1, their cosine times 30; ldam needs it.
-    attentive: a learned query looks over the tokens of the clip; for backbones with tokens."""
+    attentive: a learned query looks over the tokens of the clip, and dropout is on what it found;
+    for backbones with tokens."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-    """On the features, before the heads; attentive: on what a query has found."""
+    """On the features, before the heads."""
     drop_path: Annotated[Number, Field(ge=0, lt=1)] | None = None
     """Stochastic depth: the chance that the last block is left out of a training step, the others
     less, the first never; null: as the library has it (torchvision's MViT 0.2, Swin 0.1, others 0).
