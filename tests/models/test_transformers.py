@@ -22,6 +22,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.tokens import TokenBackbone, set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights
 from cdb_video.training.layers import layer_depths
+from tests.host_sync import NoHostSync
 from tests.hub_models import KINDS, PIXELS, library_model, library_tokens, save_hub_model
 
 Folders = dict[str, tuple[Path, Any]]
@@ -187,6 +188,23 @@ def test_bf16_gives_nearly_the_same(folders: Folders, kind: str) -> None:
 
     # bf16 has eight bits: a few per cent after two blocks, of features that spread like this.
     assert float((rough - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_pass_reads_nothing_on_the_host(folders: Folders, kind: str) -> None:
+    clip = {"num_frames": 4, "crop_size": 16}
+    model = Recognizer(
+        build_backbone(f"hf:{folders[kind][0]}", **clip),
+        num_classes={"verb": 3},
+        head_type="attentive",
+    )
+    set_drop_path(model.backbone, 0.3, name=kind)  # type: ignore[arg-type]
+    model.train()
+
+    with NoHostSync():
+        model(clips())["verb"].sum().backward()
+
+    assert all(head.query.grad is not None for head in model.heads.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
