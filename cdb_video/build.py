@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 
 from cdb_video import distributed
 from cdb_video.build_clips import build_training_loader, cache_dir, choose_device, decode_policy
-from cdb_video.build_data import Data, load_into_memory, read_data
+from cdb_video.build_data import Data, features_architecture, load_into_memory, read_data
 from cdb_video.build_evaluation import build_crossfit, build_difficulty_pass, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.config import Config, ModelConfig
@@ -21,14 +20,18 @@ from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation.predictions import HeadClasses
-from cdb_video.models.backbones import BACKBONES
-from cdb_video.models.base import Normalization
+from cdb_video.models.backbones import build_backbone
+from cdb_video.models.base import Normalization, place
+from cdb_video.models.from_transformers import PREFIX as HUB
+from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.models.weights import load_weights, resolve_weights
+from cdb_video.models.tokens import set_drop_path
+from cdb_video.models.weights import load_pretrained, load_weights, resolve_weights
 from cdb_video.precision import Precision, use_fast_kernels
 from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.crossfit import check_folds
+from cdb_video.training.mixing import make_mixing
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.options import TrainerOptions
 from cdb_video.training.recompute import recompute_blocks
@@ -41,25 +44,32 @@ from cdb_video.training.trainer import Trainer
 
 
 def build_model(
-    config: ModelConfig, *, num_classes: Mapping[str, int], num_frames: int, crop_size: int
+    config: ModelConfig,
+    *,
+    num_classes: Mapping[str, int],
+    num_frames: int,
+    crop_size: int,
+    architecture: Mapping[str, Any] | None = None,
 ) -> Recognizer:
-    """A recogniser with random weights; `model.weights` is loaded by `build_trainer`.
+    """A recogniser with random weights; those of `model` are loaded by `build_trainer`.
 
     Args:
         config: the `model` section.
         num_classes: head -> K.
         num_frames: T of the clips.
         crop_size: their side in pixels.
+        architecture: what a checkpoint knows of the backbone (`architecture_of`); None: `hf:`
+            models are looked up.
 
     Raises:
         ConfigError: an unknown backbone, or a clip that it cannot take.
 
     """
-    if config.backbone not in BACKBONES:
-        close = difflib.get_close_matches(config.backbone, BACKBONES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
-        raise ConfigError(f"model.backbone: {config.backbone!r} is no backbone; {hint}")
-    backbone = BACKBONES[config.backbone](num_frames=num_frames, crop_size=crop_size)
+    backbone = build_backbone(
+        config.backbone, num_frames=num_frames, crop_size=crop_size, architecture=architecture
+    )
+    if config.drop_path is not None:
+        set_drop_path(cast(nn.Module, backbone), config.drop_path, name=config.backbone)
     return Recognizer(
         backbone, num_classes=num_classes, dropout=config.dropout, head_type=config.head_type
     )
@@ -82,6 +92,8 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
         raise ConfigError("train.sync_batch_norm=true does not work with data.on_error=skip")
     if ranks.is_main and config.model.weights is not None:
         _load_weights(_build_untrained_model(config, data), config, quiet=True)
+    elif ranks.is_main and config.model.backbone.startswith(HUB):
+        model_folder(config.model.backbone.removeprefix(HUB), weights=True)
     check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
@@ -122,7 +134,7 @@ def build_trainer(
     device = choose_device(config, ranks)
     load_into_memory(config, data, ["train", "val"], ranks=ranks)
     torch.manual_seed(config.run.seed)
-    model = _build_initial_model(config, data, device, quiet=not ranks.is_main)
+    model = build_initial_model(config, data, device, quiet=not ranks.is_main)
     classes = data.classes
     criterion = build_criterion(config.loss, classes, eval_every=config.train.eval_every)
     criterion.to(device)
@@ -165,6 +177,7 @@ def build_trainer(
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
         jitter=config.augment.color_jitter > 0,
+        mixing=make_mixing(mixup=config.augment.mixup, cutmix=config.augment.cutmix),
         skipped=_build_skipped(config, data),
         ranks=ranks,
         log=log,
@@ -191,11 +204,18 @@ def _check_lone_clip(config: Config, model: Recognizer) -> None:
         )
 
 
-def _build_initial_model(
+def build_initial_model(
     config: Config, data: Data, device: torch.device, *, quiet: bool
 ) -> Recognizer:
+    """The model as it is before the first step, on its device: `build_model` with its weights.
+
+    Raises:
+        ConfigError: a model that cannot be built.
+        WeightsError: weights that do not fit.
+
+    """
     model = _build_untrained_model(config, data)
-    if config.model.weights is not None:
+    if config.model.weights is not None or config.model.backbone.startswith(HUB):
         _load_weights(model, config, quiet=quiet)
     if config.model.freeze_backbone:
         model.freeze_backbone()
@@ -203,7 +223,8 @@ def _build_initial_model(
         recompute_blocks(cast(nn.Module, model.backbone))
     if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    place(model, device)
+    return model
 
 
 def _build_untrained_model(config: Config, data: Data) -> Recognizer:
@@ -212,10 +233,21 @@ def _build_untrained_model(config: Config, data: Data) -> Recognizer:
         num_classes=data.train.num_classes,
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
+        architecture=features_architecture(config, data),
     )
 
 
 def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
+    if config.model.weights is None:  # of an hf: model: its own
+        loaded = load_pretrained(
+            model,
+            config.model.backbone.removeprefix(HUB),
+            num_frames=config.clip.num_frames,
+            crop_size=config.clip.crop_size,
+        )
+        if not quiet:
+            print("\n".join(loaded.summary()))
+        return
     path = resolve_weights(
         str(config.model.weights), backbone=config.model.backbone, cache_dir=cache_dir(config)
     )
@@ -231,6 +263,13 @@ def read_normalization(checkpoint: Path) -> Normalization:
     about = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
     known = about["normalization"]
     return Normalization(tuple(known["mean"]), tuple(known["std"]), known["value_range"])
+
+
+def read_architecture(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint knows of a backbone that its name does not tell."""
+    about = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+    known: dict[str, Any] | None = about.get("architecture")
+    return known
 
 
 def _build_schedule(config: Config) -> Schedule:
@@ -308,6 +347,9 @@ def _build_checkpoints(
     config_yaml = dump_config(config)
     known = {head: part.to_dict() for head, part in classes.items()}
     about = {"classes": known, "normalization": model.normalization._asdict()}
+    architecture = getattr(model.backbone, "architecture", {})
+    if architecture:
+        about["architecture"] = architecture
     run.write_config(config_yaml)
     if run.resume_from is None:
         run.write_about(classes=known)

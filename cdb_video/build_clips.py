@@ -16,6 +16,7 @@ from cdb_video.clips.dataset import (
     TrainingClips,
     open_record,
 )
+from cdb_video.clips.features import FeatureClips
 from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
 from cdb_video.clips.memory import ClipMemory
@@ -165,6 +166,8 @@ def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -
         flip=augment.flip,
         no_flip_labels=no_flip,
         color_jitter=augment.color_jitter,
+        rand_augment=augment.rand_augment,
+        erase=augment.erase,
     )
 
 
@@ -172,14 +175,7 @@ def build_training_loader(
     config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
 ) -> TrainingLoader:
     """This rank's part of every training step."""
-    clips = TrainingClips(
-        split.records,
-        sampler=clip_sampler(config),
-        augmentation=build_augmentation(config, split.vocabularies),
-        seed=config.run.seed,
-        opener=record_opener(config, memory),
-        pixels=config.data.pixels,
-    )
+    clips = build_training_clips(config, split, memory)
     order = TrainingOrder(
         len(split),
         global_batch_size=config.train.global_batch_size,
@@ -195,18 +191,38 @@ def build_training_loader(
     )
 
 
+def build_training_clips(
+    config: Config, split: Split, memory: ClipMemory | None = None
+) -> TrainingClips | FeatureClips:
+    """A random clip of every video, or a random view of its saved features."""
+    if config.data.format == "features":
+        return FeatureClips(split.records, seed=config.run.seed)
+    return TrainingClips(
+        split.records,
+        sampler=clip_sampler(config),
+        augmentation=build_augmentation(config, split.vocabularies),
+        seed=config.run.seed,
+        opener=record_opener(config, memory),
+        pixels=config.data.pixels,
+    )
+
+
 def build_evaluation_loader(
     config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
 ) -> EvaluationLoader:
     """This rank's part of a split, every view of it."""
-    views = EvaluationViews(
-        split.records,
-        sampler=clip_sampler(config),
-        crops=evaluation_crops(config),
-        num_clips=config.views.num_clips,
-        opener=record_opener(config, memory),
-        pixels=config.data.pixels,
-    )
+    views: EvaluationViews | FeatureClips
+    if config.data.format == "features":
+        views = FeatureClips(split.records)
+    else:
+        views = EvaluationViews(
+            split.records,
+            sampler=clip_sampler(config),
+            crops=evaluation_crops(config),
+            num_clips=config.views.num_clips,
+            opener=record_opener(config, memory),
+            pixels=config.data.pixels,
+        )
     return EvaluationLoader(
         views,
         clips_per_batch=config.train.micro_batch_size,

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from cdb_video.build_clips import DEMO_ROOTS, cache_dir, clip_memory
+from cdb_video.clips.features import feature_shape
 from cdb_video.clips.memory import ClipMemory
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
@@ -190,6 +191,27 @@ def _read(
         vocabularies=vocabularies,
         untrusted=data.untrusted,
     )
+
+
+def features_architecture(config: Config, data: Data) -> dict[str, int] | None:
+    """What the backbone `features` is built of: the width that all splits have; None: of video.
+
+    Raises:
+        ConfigError: splits whose features are not of one width.
+        DataError: files that hold no features.
+
+    """
+    if config.data.format != "features":
+        return None
+    width = feature_shape(data.train.records)[-1]
+    for role, split in (("val", data.val), ("test", data.test)):
+        found = feature_shape(split.records)[-1] if split else width
+        if split and found != width:
+            raise ConfigError(
+                f"data.{role}_split={split.name}: {found} features a clip, and the training "
+                f"split's have {width}; the files of all splits must be of one backbone"
+            )
+    return {"num_features": width}
 
 
 def data_root(config: Config) -> Path:

@@ -196,7 +196,7 @@ def write_report(
         "run": config.run.name or folder.name,
         "split": role,
         "annotation_split": split.name,
-        "views": f"{config.views.num_clips}x{config.views.num_crops}",
+        "views": _views(config, report),
         "split_fed": split_fed(config, role),
         "subsets": {name: sorted(ids) for name, ids in (subsets or {}).items()},
         "skipped": report.skipped,
@@ -219,6 +219,13 @@ def write_report(
             live=log is not None,
         )
     return content
+
+
+def _views(config: Config, report: EvalReport) -> str:
+    """Clips x crops; of saved features the number of views in their file."""
+    if config.data.format == "features":
+        return str(report.num_views)
+    return f"{config.views.num_clips}x{config.views.num_crops}"
 
 
 def split_fed(config: Config, role: str) -> list[str]:

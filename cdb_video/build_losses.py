@@ -20,7 +20,7 @@ from cdb_video.losses import (
     DeferredReweighting,
     MultiHeadLoss,
 )
-from cdb_video.models.recognizer import COSINE_SCALE
+from cdb_video.models.heads import COSINE_SCALE
 from cdb_video.training.class_sampling import ClassSampling
 
 COMMON_OPTIONS = {"num_classes", "class_counts", "reduction", "ignore_index", "scale"}

@@ -68,6 +68,9 @@ PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 
 
+Magnitude = Annotated[int, Field(ge=0, le=30, strict=True)]
+
+
 # People are often numbered: 20 is the subject "20".
 Subject = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -89,8 +92,9 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Which videos, and how they are read."""
 
-    format: Literal["auto", "egtea", "epic100", "table", "folder"] = "auto"
-    """How the annotations are written (docs/data_format.md); auto: by looking."""
+    format: Literal["auto", "egtea", "epic100", "table", "folder", "features"] = "auto"
+    """How the annotations are written (docs/data_format.md); auto: by looking. features: files of
+    what a backbone has seen, `<split>.npz` in root (docs/foundation.md)."""
     root: str | None = None
     """Folder of the data; `demo` renders the demo data set into cache_dir, with rare classes that
     are easy and hard, `demo-rare-hard` and `demo-rare-easy` with those that are one of them."""
@@ -224,6 +228,18 @@ class AugmentConfig(Section):
     """Head -> classes whose clips are never mirrored, such as {verb: [Turn left]}."""
     color_jitter: Fraction = 0.0
     """Largest change of brightness, contrast and saturation, as a share."""
+    rand_augment: tuple[PositiveInt, Magnitude] | None = None
+    """[operations, magnitude]: so many of torchvision's RandAugment on every clip, the same on all
+    its frames, such as [2, 9]; null: none."""
+    erase: Fraction = 0.0
+    """The chance that a rectangle of a clip becomes grey, the same one in all its frames."""
+    mixup: NonNegative = 0.0
+    """alpha: every clip is mixed with the next of its micro batch, in shares from Beta(alpha,
+    alpha), and so is the loss of their labels; such as 0.8; 0: off. Training accuracy is then not
+    counted."""
+    cutmix: NonNegative = 0.0
+    """alpha: as mixup, with a rectangle of the other clip; with both, each micro batch is given one
+    of the two."""
 
     @model_validator(mode="after")
     def _ranges_increase(self) -> Self:
@@ -240,15 +256,23 @@ class ModelConfig(Section):
     """The network."""
 
     backbone: str = "slowfast_r50"
-    """A name of docs/backbones.md."""
+    """A name of docs/backbones.md; `hf:` and a folder or hub id, such as
+    `hf:facebook/vjepa2-vitl-fpc64-256`; or features, with data.format features."""
     heads: tuple[str, ...] | None = None
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
-    head_type: Literal["linear", "cosine"] = "linear"
-    """cosine: features and class vectors of length 1, their cosine times 30; ldam needs it."""
+    head_type: Literal["linear", "cosine", "attentive"] = "linear"
+    """cosine: features and class vectors of length 1, their cosine times 30; ldam needs it.
+    attentive: a learned query looks over the tokens of the clip, and dropout is on what it found;
+    for backbones with tokens."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
     """On the features, before the heads."""
+    drop_path: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """Stochastic depth: the chance that the last block is left out of a training step, the others
+    less, the first never; null: as the library has it (torchvision's MViT 0.2, Swin 0.1, others 0).
+    """
     weights: str | None = None
-    """Weights to start from: a path, a URL or a known name such as kinetics400; null: random."""
+    """Weights to start from: a path, a URL or a known name such as kinetics400; null: random, of
+    an hf: model its own."""
     allow_partial_weights: bool = False
     """Take a weights file of which less than half fits."""
     freeze_backbone: bool = False
@@ -409,6 +433,23 @@ class Config(Section):
                     f"data.{second}_split={getattr(data, f'{second}_split')}: no clip may have two "
                     "roles, and training, difficulty and selection must never read the test split"
                 )
+        if (data.format == "features") != (self.model.backbone == "features"):
+            raise ValueError(
+                f"data.format={data.format} with model.backbone={self.model.backbone}: features "
+                "are for one another, format and backbone"
+            )
+        if self.augment.mixup or self.augment.cutmix:
+            self._mixed_clips_are_not_counted()
+        if data.pixels == "yuv" and (self.augment.rand_augment or self.augment.erase):
+            raise ValueError(
+                "data.pixels=yuv: augment.rand_augment and augment.erase change RGB; use rgb"
+            )
+        if data.format == "features" and self.augment.cutmix:
+            raise ValueError(
+                f"augment.cutmix={self.augment.cutmix:g}: features have no pixels to cut; use mixup"
+            )
+        if data.format == "features" and data.in_memory:
+            raise ValueError("data.in_memory=true: is for video; features are in memory already")
         if self.uses_difficulty and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "
@@ -452,6 +493,19 @@ class Config(Section):
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
+
+    def _mixed_clips_are_not_counted(self) -> None:
+        key = "mixup" if self.augment.mixup else "cutmix"
+        given = f"augment.{key}={getattr(self.augment, key):g}"
+        if self.uses_difficulty and self.loss.difficulty.source == "train":
+            raise ValueError(
+                f"{given}: loss.difficulty.source=train counts training clips, and mixed clips "
+                "have no one class; use val or crossfit"
+            )
+        if "recall" in self.loss_names:
+            raise ValueError(
+                f"{given}: the recall loss counts training clips, and mixed clips have no one class"
+            )
 
     @property
     def loss_names(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from cdb_video.losses import (
     effective_number_weights,
     inverse_frequency_weights,
 )
-from cdb_video.models.recognizer import COSINE_SCALE, CosineHead
+from cdb_video.models.heads import COSINE_SCALE, CosineHead
 from tests.built_losses import CLASSES, COUNTS, batch, built, loss_of, measured
 
 FORMS = [{"name": name} for name in LOSSES]

@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,14 +9,33 @@ from cdb_video.build import build_model
 from cdb_video.build_losses import build_criterion
 from cdb_video.config_file import load_config
 from cdb_video.evaluation.predictions import HeadClasses
+from cdb_video.models.from_transformers import FAMILIES
+from cdb_video.models.hub_files import transformers
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 NUM_CLASSES = {"verb": 19, "noun": 53, "action": 106}
+# What the hub says of them: their families' own sizes, which are the library's defaults.
+HUB_MODELS = {
+    "hf:facebook/vjepa2-vitl-fpc64-256": "vjepa2",
+    "hf:MCG-NJU/videomae-base": "videomae",
+}
+
+
+def architecture_of(backbone: str) -> dict[str, Any] | None:
+    """What is looked up of a backbone outside of the recipe; None: nothing is."""
+    if backbone == "features":
+        return {"num_features": 8}
+    if not backbone.startswith("hf:"):
+        return None
+    family = FAMILIES[HUB_MODELS[backbone]]
+    config = getattr(transformers(), family.model).config_class().to_dict()
+    pixels = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "value_range": 1.0}
+    return {"config": config, "normalization": pixels}
 
 
 def test_all_recipes_are_found() -> None:
-    assert len(RECIPES) == 8
+    assert len(RECIPES) == 11
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -36,6 +56,7 @@ def test_a_recipe_loads_and_builds_its_model_and_loss(path: Path) -> None:
             num_classes={head: len(known.names) for head, known in classes.items()},
             num_frames=config.clip.num_frames,
             crop_size=config.clip.crop_size,
+            architecture=architecture_of(config.model.backbone),
         )
     criterion = build_criterion(config.loss, classes)
 

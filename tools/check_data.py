@@ -22,7 +22,7 @@ from cdb_video.command_line import new_file, positive, run_tool
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.datasets.annotations import Split, Vocabulary
-from cdb_video.errors import DataError, UnknownSplitError
+from cdb_video.errors import ConfigError, DataError, UnknownSplitError
 from cdb_video.prepare.check import check_data
 from cdb_video.prepare.count_plot import plot_counts
 from cdb_video.prepare.doctor_report import make_report, print_report, save_report
@@ -35,6 +35,8 @@ def main() -> int:
     """Parse, read, check, print; the exit status."""
     arguments = parse_arguments()
     config = load_config(arguments.config, arguments.overrides)
+    if config.data.format == "features":
+        raise ConfigError("data.format=features: videos are checked here, and there are none")
     splits, refused = read_splits(config)
     column = config.data.hold_out_column
     diagnosis = check_data(

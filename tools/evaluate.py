@@ -5,12 +5,14 @@
     python tools/evaluate.py runs/split1 runs/split2 runs/split3      mean and deviation over runs
     torchrun --standalone --nproc_per_node=4 tools/evaluate.py runs/demo-1 data.root=ELSEWHERE
     python tools/evaluate.py --predictions runs/demo-1/predictions_test.npz --logit-adjust 1
-    python tools/evaluate.py runs/demo-1 --split train --features train.npz     the backbone's too
+    python tools/evaluate.py runs/demo-1 --features features/   what the backbone sees, to train on
+    python tools/evaluate.py configs/RECIPE.yaml --features features/ --views 3x1      untrained
     python tools/evaluate.py --predictions runs/e/predictions_test.npz --epic-submission test.json
     python tools/evaluate.py runs/demo-1 --subset subject --subset ids.txt      or --predictions
 
-A RUN is a run's folder or one checkpoint in it. Any key of the run's configuration can be given
-anew as section.key=value.
+A RUN is a run's folder or one checkpoint in it; with --features a recipe too, whose backbone then
+has the weights it starts from. Any key of the run's configuration can be given anew as
+section.key=value.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +29,21 @@ from cdb_video.build_clips import choose_device
 from cdb_video.build_data import read_role
 from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
+from cdb_video.config import Config
+from cdb_video.config_file import load_config
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
-from cdb_video.errors import ConfigError
+from cdb_video.errors import ConfigError, UnknownSplitError
 from cdb_video.evaluation.epic_submission import write_epic_submission
-from cdb_video.evaluation.features import save_features
 from cdb_video.evaluation.posthoc import adjust_predictions
 from cdb_video.evaluation.predictions import load_predictions, metadata_of
 from cdb_video.evaluation.report import make_report, print_report, save_report
 from cdb_video.evaluation.report_mean import mean_report, print_mean, refuse_other_classes
 from cdb_video.evaluation.subsets import find_subsets
-from cdb_video.experiments.features import run_features
+from cdb_video.experiments.features import write_features
+from cdb_video.experiments.untrained import untrained_run
+
+ROLES = ("train", "val", "test")
 
 
 def main() -> None:
@@ -51,6 +58,9 @@ def main() -> None:
         overrides.append(f"train.device={arguments.device}")
     if arguments.precision is not None:
         overrides.append(f"train.precision={arguments.precision}")
+    if arguments.runs[0].suffix == ".yaml":
+        save_recipe_features(arguments, overrides, ranks)
+        return
     loaded = [experiments.load_run(run, overrides=overrides) for run in arguments.runs]
     refuse_other_classes(
         {str(path): run.classes for path, run in zip(arguments.runs, loaded, strict=True)}
@@ -75,11 +85,65 @@ def main() -> None:
                 evaluate_run(run, split, role=arguments.split, ranks=ranks, subsets=chosen)
             )
             if arguments.features is not None:
-                features = run_features(run, split, ranks=ranks)
-                if ranks.is_main:
-                    save_features(arguments.features, features, run.classes)
+                save_all_features(run, splits_of(run, arguments), arguments, ranks)
     if ranks.is_main:
         summarize(reports, arguments.json)
+
+
+def save_recipe_features(
+    arguments: argparse.Namespace, overrides: Sequence[str], ranks: Ranks
+) -> None:
+    """Features of a recipe's splits by the weights that it starts from; nothing is scored."""
+    config = load_config(arguments.runs[0], overrides)
+    device = choose_device(config, ranks)
+    leave_cores_to_workers(config.data.num_workers)
+    with process_group(ranks, device):
+        run, data = untrained_run(
+            arguments.runs[0], overrides=overrides, device=device, quiet=not ranks.is_main
+        )
+        roles = roles_of(arguments, config)
+        if is_folder(arguments.features):
+            roles = [role for role in roles if getattr(data, role) is not None]
+        save_all_features(run, {role: data.split(role) for role in roles}, arguments, ranks)
+
+
+def splits_of(run: experiments.LoadedRun, arguments: argparse.Namespace) -> dict[str, Split]:
+    """Role -> split, of a run's splits whose features are asked for."""
+    found = {}
+    for role in roles_of(arguments, run.config):
+        # data.test_split=auto: where the data has one.
+        with suppress(UnknownSplitError):
+            found[role] = read_role(run.config, role, vocabularies=run.vocabularies)
+    return found
+
+
+def roles_of(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """The splits whose features are asked for."""
+    if not is_folder(arguments.features):
+        return [arguments.split]
+    return [role for role in ROLES if getattr(config.data, f"{role}_split") is not None]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether --features names a folder, for a file a split."""
+    return path.suffix != ".npz"
+
+
+def save_all_features(
+    run: experiments.LoadedRun,
+    roles: Mapping[str, Split],
+    arguments: argparse.Namespace,
+    ranks: Ranks,
+) -> None:
+    """Write and name a features file a split."""
+    target = arguments.features
+    if is_folder(target):
+        target.mkdir(exist_ok=True)
+    for role, split in roles.items():
+        path = target / f"{role}.npz" if is_folder(target) else target
+        write_features(run, split, path, tokens=arguments.tokens, ranks=ranks)
+        if ranks.is_main:
+            print(f"features: {path}")
 
 
 def summarize(reports: Sequence[Mapping[str, Any]], path: Path | None) -> None:
@@ -129,15 +193,19 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", metavar="RUN")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test")
+    parser.add_argument("--split", choices=ROLES, default="test")
     parser.add_argument("--views", metavar="CLIPSxCROPS", help="such as 10x3; default: the run's")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument(
         "--features",
         type=Path,
-        metavar="OUT.npz",
-        help="write the mean over views of the backbone's output, of one RUN; one more pass",
+        metavar="OUT",
+        help="write what the backbone of one RUN sees of every view: OUT.npz of the split, OUT/ of "
+        "all splits, as train.npz and so on; one more pass",
+    )
+    parser.add_argument(
+        "--tokens", action="store_true", help="with --features: tokens, in place of pooled features"
     )
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="score a file again")
     parser.add_argument("--logit-adjust", type=float, default=0.0, metavar="TAU")
@@ -166,8 +234,13 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--logit-adjust needs --predictions")
     if arguments.epic_submission is not None and arguments.predictions is None:
         parser.error("--epic-submission needs --predictions")
+    recipes = [path for path in arguments.runs if path.suffix == ".yaml"]
     if arguments.features is not None and len(arguments.runs) != 1:
         parser.error("--features: one file is for one RUN")
+    if recipes and arguments.features is None:
+        parser.error(f"{recipes[0]}: is a recipe, and not a RUN: a recipe goes with --features")
+    if arguments.tokens and arguments.features is None:
+        parser.error("--tokens needs --features")
     for option in ("features", "epic_submission", "json"):
         path = getattr(arguments, option)
         if path is not None and not path.absolute().parent.is_dir():

@@ -60,7 +60,7 @@ class Batch:
     """B samples."""
 
     clips: Tensor
-    """(B, V, C, T, H, W) uint8."""
+    """(B, V, C, T, H, W) uint8; of saved features (B, V, D, L, 1, 1), floating point."""
     labels: dict[str, Tensor]
     """Head -> (B,) int64, -1 where unlabelled."""
     indices: Tensor
@@ -74,7 +74,8 @@ class Batch:
     def __post_init__(self) -> None:
         if self.clips.ndim != 6:
             raise ValueError(f"clips must be (B, V, C, T, H, W), got {tuple(self.clips.shape)}")
-        if self.clips.dtype != torch.uint8:
+        are_features = self.clips.is_floating_point() and self.clips.shape[4:] == (1, 1)
+        if self.clips.dtype != torch.uint8 and not are_features:
             raise ValueError(f"clips must be uint8, got {self.clips.dtype}")
         size = len(self.clips)
         shapes = {

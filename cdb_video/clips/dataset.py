@@ -174,6 +174,7 @@ class TrainingClips(Dataset[Sample]):
                 crop_size=self.augmentation.crop_size,
                 pixels=self.pixels,
             )
+        clip = self.augmentation.pixels(clip, generator=generator)
         return Sample(
             clips=clip.transpose(0, 1)[None],
             labels=record.labels,

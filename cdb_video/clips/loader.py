@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
-from cdb_video.clips.batch import Appearance, Batch, Sample, collate
+from cdb_video.clips.batch import Appearance, Batch, Sample, Skipped, collate
 from cdb_video.clips.dataset import EvaluationViews, TrainingClips
+from cdb_video.clips.features import FeatureClips
 from cdb_video.clips.guarded_loader import GuardedLoader, Plan
 from cdb_video.clips.order import EvaluationOrder, TrainingOrder
 from cdb_video.clips.watchdog import RAISE, DecodePolicy
@@ -18,12 +20,20 @@ from cdb_video.distributed import ONE_PROCESS, Ranks
 __all__ = ["EvaluationLoader", "EvaluationOrder", "TrainingLoader", "TrainingOrder"]
 
 
+class _BatchSource(Protocol):
+    """What gives the batches of a plan: workers that decode, or features in memory."""
+
+    def batches(self, plan: Plan) -> Iterator[tuple[Batch, tuple[Skipped, ...]]]: ...
+
+
 class TrainingLoader:
-    """Batches of random clips, epoch by epoch."""
+    """Batches of random clips, or of saved features, epoch by epoch."""
+
+    _loader: _BatchSource
 
     def __init__(
         self,
-        clips: TrainingClips,
+        clips: TrainingClips | FeatureClips,
         order: TrainingOrder,
         *,
         num_workers: int,
@@ -32,20 +42,23 @@ class TrainingLoader:
     ) -> None:
         self.clips = clips
         self.order = order
+        if isinstance(clips, FeatureClips):
+            self._loader = clips
+            return
         self._loader = GuardedLoader(
             clips,
             clips.records,
-            collate=_Collate((1, *self.clip_shape)),
+            collate=_Collate((1, *_shape_of(clips))),
             policy=policy,
             num_workers=num_workers,
             pin_memory=pin_memory,
         )
 
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the clips."""
-        side = self.clips.augmentation.crop_size
-        return 3, self.clips.sampler.num_frames, side, side
+    def blank_clips(self, size: int) -> torch.Tensor:
+        """(size, C, T, H, W) zeros, of the shape and type of the loader's clips."""
+        if isinstance(self.clips, FeatureClips):
+            return torch.zeros(size, self.clips.num_features, self.clips.num_tokens, 1, 1)
+        return torch.zeros(size, *_shape_of(self.clips), dtype=torch.uint8)
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +82,11 @@ class TrainingLoader:
         yield from _batches(self._loader, list(self.order))
 
 
+def _shape_of(clips: TrainingClips) -> tuple[int, int, int, int]:
+    side = clips.augmentation.crop_size
+    return 3, clips.sampler.num_frames, side, side
+
+
 class EvaluationLoader:
     """Batches of all views of this rank's videos.
 
@@ -82,9 +100,11 @@ class EvaluationLoader:
 
     """
 
+    _loader: _BatchSource
+
     def __init__(
         self,
-        views: EvaluationViews,
+        views: EvaluationViews | FeatureClips,
         *,
         clips_per_batch: int,
         ranks: Ranks = ONE_PROCESS,
@@ -96,6 +116,9 @@ class EvaluationLoader:
         self.policy = policy
         batch_size = max(1, clips_per_batch // views.num_views)
         self.order = EvaluationOrder(len(views), batch_size=batch_size, ranks=ranks)
+        if isinstance(views, FeatureClips):
+            self._loader = views
+            return
         side = views.crops.crop_size
         self._loader = GuardedLoader(
             views,
@@ -113,7 +136,7 @@ class EvaluationLoader:
         yield from _batches(self._loader, list(self.order))
 
 
-def _batches(loader: GuardedLoader[Sample, Batch], plan: Plan) -> Iterator[Batch]:
+def _batches(loader: _BatchSource, plan: Plan) -> Iterator[Batch]:
     for batch, skipped in loader.batches(plan):
         yield replace(batch, skipped=skipped)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cdb_video.clips.base import Planes, Window
 from cdb_video.clips.batch import Appearance
+from cdb_video.clips.pixel_changes import change_pixels
 
 
 def crop(frames: Tensor, window: Window, *, crop_size: int) -> Tensor:
@@ -158,6 +159,9 @@ class Augmentation:
     no_flip_labels: Mapping[str, Collection[int]] = field(default_factory=dict)
     """Head -> class indices whose clips are never mirrored."""
     color_jitter: float = 0.0
+    rand_augment: tuple[int, int] | None = None
+    """(operations, magnitude); see `change_pixels`."""
+    erase: float = 0.0
 
     def window(self, height: int, width: int, *, generator: torch.Generator) -> Window:
         """A random window of a frame of this size."""
@@ -172,6 +176,12 @@ class Augmentation:
             short_side=self.short_side,
             scale=self.scale,
             generator=generator,
+        )
+
+    def pixels(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The window's frames (T, C, H, W) uint8 RGB with stronger changes, where there are any."""
+        return change_pixels(
+            frames, rand_augment=self.rand_augment, erase=self.erase, generator=generator
         )
 
     def appearance(self, labels: Mapping[str, int], *, generator: torch.Generator) -> Appearance:

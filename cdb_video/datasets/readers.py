@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from cdb_video.datasets import egtea, epic100, epic100_files
+from cdb_video.datasets import egtea, epic100, epic100_files, features
 from cdb_video.datasets.annotation_files import find_tables, starts_bare
 from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
 from cdb_video.datasets.columns import refuse_unknown
@@ -16,7 +16,7 @@ from cdb_video.datasets.inside import refuse_links_out, refuse_outside, refuse_p
 from cdb_video.datasets.table import read_table
 from cdb_video.errors import DataError
 
-Format = Literal["auto", "egtea", "epic100", "table", "folder"]
+Format = Literal["auto", "egtea", "epic100", "table", "folder", "features"]
 Part = Literal["all", "rest", "held_out"]
 
 _SUBJECT_COLUMN = {
@@ -24,6 +24,7 @@ _SUBJECT_COLUMN = {
     "epic100": "participant",
     "table": "participant",
     "folder": "participant",
+    "features": "participant",
 }
 _FORMAT_OF_KEY = {
     "columns": "table",
@@ -32,7 +33,11 @@ _FORMAT_OF_KEY = {
     "split_seed": "folder",
     "group_pattern": "folder",
 }
-_EXPECTED_FILES = {"egtea": egtea.EXPECTED_FILES, "epic100": epic100.EXPECTED_FILES}
+_EXPECTED_FILES = {
+    "egtea": egtea.EXPECTED_FILES,
+    "epic100": epic100.EXPECTED_FILES,
+    "features": features.EXPECTED_FILES,
+}
 
 
 def read_split(
@@ -116,6 +121,12 @@ def read_split(
             raise DataError(f"data.annotations: {annotations} given, but format 'folder' has none")
         folder = read_folder(root, names, seed=split_seed, group_pattern=group_pattern)
         read = _select_heads(folder, heads)
+    elif format == "features":
+        if annotations is not None:
+            raise DataError(
+                f"data.annotations: {annotations} given, but format 'features' has none"
+            )
+        read = _select_heads(features.read_features(root, names), heads)
     else:
         read = _select_heads(_read_by_layout(root, names, format, place), heads)
     if part != "all":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from cdb_video.clips.batch import Batch, Skipped
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import ToModelInput
 from cdb_video.datasets.annotations import UNLABELLED
+from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import gather_skipped
 from cdb_video.evaluation.predictions import (
     HeadClasses,
@@ -25,6 +26,7 @@ from cdb_video.evaluation.predictions import (
     classes_of,
     heads_of,
     load_arrays,
+    metadata_of,
     save_arrays,
 )
 from cdb_video.models.recognizer import Recognizer
@@ -37,7 +39,7 @@ VIDEOS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Features:
-    """The features of M videos, in the order of their split: what the backbone gives, fp32."""
+    """The features of M videos, in the order of their split: what the backbone gives."""
 
     ids: tuple[str, ...]
     features: Tensor
@@ -48,6 +50,10 @@ class Features:
     """What they were made with, for whoever keeps them; any text."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(id, reason) of the videos of the split that do not decode."""
+    recordings: tuple[str, ...] = ()
+    """(M,), for folds that keep a recording together; empty: not known."""
+    metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column -> a value a video; empty where it has none."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.features), *map(len, self.labels.values())}
@@ -119,19 +125,29 @@ def extract_features(
             for head in model.num_classes
         },
         skipped=tuple((loader.views.records[i].id, why) for i, why in reasons.items()),
+        recordings=tuple(record.recording for record in records),
+        metadata=metadata_of(records),
     )
 
 
-@torch.inference_mode()
 def _view_features(
     model: Recognizer, batch: Batch, to_input: ToModelInput, micro_batch_size: int
 ) -> Tensor:
     """(B, V, D) fp32."""
+    return see_views(model.features, batch, to_input, micro_batch_size)
+
+
+@torch.inference_mode()
+def see_views(
+    see: Callable[[Tensor], Tensor], batch: Batch, to_input: ToModelInput, micro_batch_size: int
+) -> Tensor:
+    """What a function of clips (N, C, T, H, W) -> (N, ...) gives of each view: (B, V, ...) fp32."""
     parts = [
-        model.features(to_input(clips, to_rgb=to_rgb)).float()
+        see(to_input(clips, to_rgb=to_rgb)).float()
         for clips, to_rgb in batch.to(to_input.scale.device).views(micro_batch_size)
     ]
-    return torch.cat(parts).reshape(*batch.clips.shape[:2], -1)
+    views = torch.cat(parts)
+    return views.reshape(*batch.clips.shape[:2], *views.shape[1:])
 
 
 @torch.no_grad()
@@ -162,21 +178,62 @@ def score_features(
     return Predictions(features.ids, heads, about={"skipped": features.skipped})
 
 
-def save_features(path: Path, features: Features, classes: Mapping[str, HeadClasses]) -> None:
+def save_features(
+    path: Path, features: Features, classes: Mapping[str, HeadClasses], *, half: bool = False
+) -> None:
     """Write them with the names and training counts of the heads' classes.
 
     A file of that name is replaced in one move.
+
+    Args:
+        path: an .npz.
+        features: of a split.
+        classes: of the heads that have labels.
+        half: as fp16: half of the space, and 3 to 4 digits of each number.
+
+    Raises:
+        RunError: features beyond fp16's range.
+
     """
+    values = to_half(features.features, path) if half else features.features
+    save_arrays(
+        path,
+        {"features": values.numpy()} | describing_arrays(features, classes),
+        compress=False,  # features hardly compress
+    )
+
+
+def describing_arrays(
+    features: Features, classes: Mapping[str, HeadClasses]
+) -> dict[str, np.ndarray]:
+    """All that a features file holds but the features."""
     arrays: dict[str, np.ndarray] = {
         "ids": np.array(features.ids, dtype=np.str_),
-        "features": features.features.numpy(),
         "source": np.array(features.source, dtype=np.str_),
         "skipped": np.array(json.dumps(features.skipped), dtype=np.str_),
     }
+    if features.recordings:
+        arrays["recordings"] = np.array(features.recordings, dtype=np.str_)
+    for column, values in features.metadata.items():
+        arrays[f"metadata_{column}"] = np.array(values, dtype=np.str_)
     for head, labels in features.labels.items():
         arrays[f"labels_{head}"] = labels.numpy()
-    # As they are: features hardly compress.
-    save_arrays(path, arrays | class_arrays(classes, features.labels), compress=False)
+    return arrays | class_arrays(classes, features.labels)
+
+
+def to_half(values: Tensor, path: Path) -> Tensor:
+    """The values as fp16.
+
+    Raises:
+        RunError: some are beyond its range, or not finite.
+
+    """
+    halves = values.half()
+    if not bool(halves.isfinite().all()):
+        raise RunError(
+            f"{path}: a feature is {float(values.abs().max()):g}; fp16 holds up to 65504"
+        )
+    return halves
 
 
 def load_features(path: Path) -> tuple[Features, dict[str, HeadClasses]]:
@@ -194,5 +251,11 @@ def load_features(path: Path) -> tuple[Features, dict[str, HeadClasses]]:
             labels={head: torch.from_numpy(arrays[f"labels_{head}"]) for head in heads},
             source=str(arrays.get("source", "")),
             skipped=tuple((id_, why) for id_, why in json.loads(str(arrays.get("skipped", "[]")))),
+            recordings=tuple(arrays["recordings"].tolist() if "recordings" in arrays else ()),
+            metadata={
+                name.removeprefix("metadata_"): tuple(values.tolist())
+                for name, values in arrays.items()
+                if name.startswith("metadata_")
+            },
         )
         return features, classes_of(arrays, heads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cdb_video.errors import RunError
 from cdb_video.evaluation.export import check_target, export_model
 from cdb_video.experiments.runs import LoadedRun, load_run
 from cdb_video.training.run_folder import versions
@@ -24,6 +25,8 @@ def export_run(run: str | Path, path: Path) -> tuple[LoadedRun, float]:
     """
     check_target(path)
     loaded = load_run(run)
+    if loaded.config.data.format == "features":
+        raise RunError(f"{run}: its heads were trained on saved features, and take no clips")
     clip = loaded.config.clip
     difference = export_model(
         loaded.model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from cdb_video.build_data import read_role
 from cdb_video.config import ViewsConfig
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import ONE_PROCESS, Ranks
+from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.evaluation.features import (
     Features,
     extract_features,
@@ -21,6 +23,7 @@ from cdb_video.evaluation.features import (
     score_features,
 )
 from cdb_video.evaluation.predictions import Predictions, load_predictions
+from cdb_video.evaluation.token_files import save_tokens
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.training import checkpoint
 
@@ -33,9 +36,8 @@ def source_of(run: LoadedRun) -> str:
 
     The precision is the configuration's: what one machine made with `auto` serves another one.
     """
-    manifest = json.loads((run.checkpoint / checkpoint.MANIFEST).read_text(encoding="utf-8"))
     about = {
-        "weights": manifest["model.safetensors"],
+        "weights": _weights_of(run),
         "clip": run.config.clip.model_dump(mode="json"),
         "views": run.config.views.model_dump(mode="json"),
         "decoder": run.config.data.decoder,
@@ -43,6 +45,47 @@ def source_of(run: LoadedRun) -> str:
         "precision": run.config.train.precision,
     }
     return json.dumps(about, sort_keys=True)
+
+
+def _weights_of(run: LoadedRun) -> str:
+    """What tells weights apart: of a checkpoint its SHA-256, of a recipe where they come from."""
+    manifest = run.checkpoint / checkpoint.MANIFEST
+    if not manifest.exists():
+        return f"{run.config.model.backbone} {run.config.model.weights}"
+    found: str = json.loads(manifest.read_text(encoding="utf-8"))["model.safetensors"]
+    return found
+
+
+def write_features(
+    run: LoadedRun, split: Split, path: Path, *, tokens: bool = False, ranks: Ranks = ONE_PROCESS
+) -> None:
+    """Write what the run's backbone sees of every view of a split: `data.format=features` reads it.
+
+    Pooled features (M, V, D), or tokens (M, V, L, D) in files of their own; fp16.
+
+    Raises:
+        ConfigError: tokens of a backbone that has none.
+        RunError: features beyond fp16's range.
+    """
+    description = f"features of {split.name}"
+    if tokens:
+        save_tokens(
+            path,
+            run.model,
+            build_evaluation_loader(run.config, split, ranks=ranks),
+            run.classes,
+            device=next(run.model.parameters()).device,
+            ranks=ranks,
+            source=source_of(run),
+            precision=run.precision,
+            micro_batch_size=run.config.train.micro_batch_size,
+            description=description,
+        )
+        return
+    found = run_features(run, split, by_view=True, description=description, ranks=ranks)
+    if ranks.is_main:
+        named = dataclasses.replace(found, source=source_of(run))
+        save_features(path, named, run.classes, half=True)
 
 
 def run_features(
@@ -101,7 +144,8 @@ def plain_features(run: LoadedRun, role: str) -> Features:
     split = read_role(run.config, role, vocabularies=run.vocabularies)
     plain = run.config.model_copy(update={"views": ViewsConfig()})
     found = view_features(dataclasses.replace(run, config=plain), split, role)
-    return dataclasses.replace(found, features=found.features.squeeze(1))
+    # One view, but of a run on saved features as many as there are.
+    return dataclasses.replace(found, features=found.features.mean(1))
 
 
 def scores_of(run: LoadedRun, model: Recognizer, features: Features) -> Predictions:
@@ -125,7 +169,16 @@ def run_predictions(run: LoadedRun, split: Split, role: str) -> Predictions:
         kept, _ = load_predictions(path)
         if kept.source == source and _is_of(kept, split):
             return kept
-    found = scores_of(run, run.model, view_features(run, split, role))
+    if run.model.sees_tokens:  # which are too many to be kept
+        found = evaluate(
+            run.model,
+            build_evaluation_loader(run.config, split, ranks=ONE_PROCESS),
+            device=next(run.model.parameters()).device,
+            precision=run.precision,
+            micro_batch_size=run.config.train.micro_batch_size,
+        ).predictions
+    else:
+        found = scores_of(run, run.model, view_features(run, split, role))
     return dataclasses.replace(found, source=source)
 
 

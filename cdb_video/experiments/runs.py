@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdb_video.build import build_model, read_normalization
+from cdb_video.build import build_model, read_architecture, read_normalization
 from cdb_video.build_clips import (
     build_evaluation_loader,
     clip_sampler,
@@ -32,6 +32,7 @@ from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.evaluation.timeline import Timeline
 from cdb_video.evaluation.windows import ReportProgress, no_progress, predict_windows
 from cdb_video.experiments.features import source_of
+from cdb_video.models.base import place
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, use_fast_kernels
 from cdb_video.prepare.precision_probe import probed_precision
@@ -102,7 +103,17 @@ class LoadedRun:
 
     @property
     def scorer(self) -> Scorer:
-        """Scores segments of videos with the run's clips, views and precision."""
+        """Scores segments of videos with the run's clips, views and precision.
+
+        Raises:
+            RunError: the run's model sees saved features, and no videos.
+
+        """
+        if self.config.data.format == "features":
+            raise RunError(
+                f"{self.folder}: its heads were trained on saved features and see no videos; "
+                "evaluate it on features of the same backbone (data.root)"
+            )
         return Scorer(
             self.model,
             sampler=clip_sampler(self.config),
@@ -173,12 +184,12 @@ def load_run(
         num_classes={head: len(known.names) for head, known in classes.items()},
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
+        architecture=read_architecture(path),
     )
     model.load_state_dict(state)
     model.normalization = read_normalization(path)
-    # As in training: the result of a convolution depends on the memory format in the last bits.
     use_fast_kernels(torch.device(device))
-    model.to(torch.device(device), memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    place(model, device)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
 

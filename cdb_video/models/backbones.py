@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from cdb_video.models import from_pytorchvideo, from_torchvision
+from cdb_video.errors import ConfigError
+from cdb_video.models import from_pytorchvideo, from_torchvision, from_transformers
 from cdb_video.models.base import Backbone, Normalization
+from cdb_video.models.from_transformers import PREFIX
 from cdb_video.models.resnext3d import resnext3d_101
+from cdb_video.models.saved_features import FEATURES, saved_features
 from cdb_video.models.tiny import r3d_10, slowfast_tiny
 
-__all__ = ["BACKBONES", "Backbone", "Normalization"]
+__all__ = ["BACKBONES", "Backbone", "Normalization", "build_backbone"]
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     **from_pytorchvideo.BUILDERS,
@@ -23,3 +28,36 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 Convolutional ones take any clip length and crop; MViT and Swin are made for the given one. What a
 backbone cannot take is refused with a `ConfigError` naming clip.num_frames or clip.crop_size.
 """
+
+
+def build_backbone(
+    name: str,
+    *,
+    num_frames: int,
+    crop_size: int,
+    architecture: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """A backbone with random weights: one of `BACKBONES`, `hf:` and a model, or `features`.
+
+    Args:
+        name: `model.backbone`.
+        num_frames: T of the clips.
+        crop_size: their side in pixels.
+        architecture: what a checkpoint knows of it; None: `hf:` models are looked up.
+
+    Raises:
+        ConfigError: no such backbone, or a clip that it cannot take.
+    """
+    clip = {"num_frames": num_frames, "crop_size": crop_size}
+    if name.startswith(PREFIX):
+        known = architecture or from_transformers.read_architecture(name.removeprefix(PREFIX))
+        return from_transformers.build(name, known, **clip)
+    if name == FEATURES:
+        return saved_features(architecture)
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
+        raise ConfigError(
+            f"model.backbone: {name!r} is no backbone; {hint}, or hf: and a model of transformers"
+        )
+    return BACKBONES[name](**clip)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from cdb_video.errors import ConfigError
@@ -15,8 +16,9 @@ class Normalization(NamedTuple):
     It belongs to the weights: another mean is a shift that their first layer never saw.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """Of R, G and B; of saved features, which are as they should be, one number for all."""
+    std: tuple[float, ...]
     value_range: float = 1.0
 
 
@@ -44,6 +46,8 @@ class VideoBackbone(nn.Module):
         self.net = net
         self.num_features = num_features
         self.normalization = normalization
+        self.architecture: dict[str, Any] = {}
+        """What it takes, beside its name and the clip, to build it again; as JSON has it."""
 
     def forward(self, clips: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, num_features)."""
@@ -75,6 +79,17 @@ def global_mean(maps: Tensor) -> Tensor:
     where that of `maps.mean((2, 3, 4))` is not, and the layers before would read across it.
     """
     return maps.permute(0, 2, 3, 4, 1).flatten(1, 3).mean(1)
+
+
+def place(model: nn.Module, device: torch.device | str) -> None:
+    """Move a model to its device, its 3D convolutions channels last: the layout that is fastest.
+
+    In training and after it alike, for a convolution's result depends on it in the last bits.
+    """
+    model.to(device)
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
 
 
 def require_clip(

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from cdb_video.models.base import GlobalMean, Normalization, VideoBackbone, require_clip
 from cdb_video.models.slowfast import PathwayMean, SlowFast
+from cdb_video.models.tokens import FirstToken, TokenBackbone
 
 # pytorchvideo's hub pages and PySlowFast's DATA.MEAN / DATA.STD, for every model.
 NORMALIZATION = Normalization(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
@@ -74,13 +76,7 @@ def _x3d(name: str, *, depth_factor: float) -> Callable[..., VideoBackbone]:
     return build
 
 
-class _FirstToken(nn.Module):
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(N, 1 + L, F) -> (N, F): the class token, as MViT's own head takes."""
-        return tokens[:, 0]
-
-
-def mvit_b(*, num_frames: int, crop_size: int) -> VideoBackbone:
+def mvit_b(*, num_frames: int, crop_size: int) -> TokenBackbone:
     """MViT-B (Fan et al., ICCV 2021), with position tables for the configured clip."""
     require_clip(
         "mvit_b",
@@ -104,8 +100,12 @@ def mvit_b(*, num_frames: int, crop_size: int) -> VideoBackbone:
             pool_kv_stride_adaptive=[1, 8, 8],
             pool_kvq_kernel=[3, 3, 3],
         )
-    net.head = _FirstToken()
-    return VideoBackbone(net.to(device), num_features=768, normalization=NORMALIZATION)
+    net.head = None
+    for block in net.blocks:
+        block.drop_path = StochasticDepth(0.0, "row")  # in place of an identity
+    return TokenBackbone(
+        net.to(device), pool=FirstToken(), num_features=768, normalization=NORMALIZATION
+    )
 
 
 _NO_TEMPORAL = ((1, 1, 1),) * 4

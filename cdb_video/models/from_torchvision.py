@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cdb_video.models.base import GlobalMean, Normalization, VideoBackbone, require_clip
+from cdb_video.models.patches import use_patch_linear
+from cdb_video.models.tokens import FirstToken, TokenBackbone, TokenMean
 
 # The `transforms` of torchvision's weight enums.
 KINETICS = Normalization(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
@@ -45,7 +47,19 @@ def s3d(*, num_frames: int, crop_size: int) -> VideoBackbone:
     return VideoBackbone(net, num_features=1024, normalization=KINETICS)
 
 
-def mvit_v2_s(*, num_frames: int, crop_size: int) -> VideoBackbone:
+class _MViT(TokenBackbone):
+    def tokens(self, clips: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, 1 + L, D): the library's forward, but for its last two lines."""
+        net: Any = self.net
+        tokens = net.pos_encoding(net.conv_proj(clips).flatten(2).transpose(1, 2))
+        grid = (net.pos_encoding.temporal_size, *net.pos_encoding.spatial_size)
+        for block in net.blocks:
+            tokens, grid = block(tokens, grid)
+        normed: Tensor = net.norm(tokens)
+        return normed
+
+
+def mvit_v2_s(*, num_frames: int, crop_size: int) -> TokenBackbone:
     """MViTv2-S (Li et al., CVPR 2022) for the configured clip.
 
     Its relative position tables keep the published size (16 frames, 224 pixels), so published
@@ -64,16 +78,30 @@ def mvit_v2_s(*, num_frames: int, crop_size: int) -> VideoBackbone:
     net.pos_encoding.temporal_size = num_frames // 2
     net.pos_encoding.spatial_size = (crop_size // 4, crop_size // 4)
     net.head = nn.Identity()
-    return VideoBackbone(net, num_features=768, normalization=MVIT)
+    return _MViT(net, pool=FirstToken(), num_features=768, normalization=MVIT)
+
+
+class _TokensOfMaps(nn.Module):
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """(N, D T H W), which is what Swin gives its head -> (N, T H W, D)."""
+        tokens: Tensor = flat.unflatten(1, (self.num_features, -1)).mT
+        return tokens
 
 
 def _swin(name: str, *, num_features: int) -> Callable[..., VideoBackbone]:
-    def build(*, num_frames: int, crop_size: int) -> VideoBackbone:
+    def build(*, num_frames: int, crop_size: int) -> TokenBackbone:
         require_clip(name, num_frames=num_frames, crop_size=crop_size)
         net = _create(name)
         _fit_windows(net, grid=(-(-num_frames // 2), -(-crop_size // 4)))
-        net.avgpool, net.head = GlobalMean(), nn.Identity()
-        return VideoBackbone(net, num_features=num_features, normalization=IMAGENET)
+        net.avgpool, net.head = nn.Identity(), _TokensOfMaps(num_features)
+        use_patch_linear(net)
+        return TokenBackbone(
+            net, pool=TokenMean(), num_features=num_features, normalization=IMAGENET
+        )
 
     return build
 

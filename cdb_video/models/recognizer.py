@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cdb_video.errors import ConfigError
 from cdb_video.models.base import Backbone
-
-COSINE_SCALE = 30.0
-"""What cosines are multiplied by, so that a softmax of them can be sure (LDAM's code: 30)."""
-
-HeadType = Literal["linear", "cosine"]
-
-
-class CosineHead(nn.Module):
-    """Logits (N, K) = 30 cos(features (N, F), weight (K, F)): neither length matters."""
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_classes, num_features))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, F) -> (N, K)."""
-        cosines = F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
-        return COSINE_SCALE * cosines
+from cdb_video.models.heads import HeadType, build_head
+from cdb_video.models.tokens import TokenBackbone
 
 
 class Recognizer(nn.Module):
     """A backbone, dropout and one head a label: (N, C, T, H, W) -> {head: (N, K)}.
 
-    Linear heads start at N(0, 0.01) as SlowFast's do: large first logits would swamp a pretrained
-    backbone.
+    Linear and cosine heads see the backbone's features, attentive ones its tokens.
 
     Raises:
-        ConfigError: without a head, or with a head name that PyTorch cannot hold.
+        ConfigError: without a head, with a head name that PyTorch cannot hold, or with attentive
+            heads on a backbone that has no tokens.
     """
 
     def __init__(
@@ -56,11 +40,16 @@ class Recognizer(nn.Module):
         self.normalization = backbone.normalization
         self.num_classes = dict(num_classes)
         self._backbone_is_frozen = False
+        self.sees_tokens = head_type == "attentive"
+        if self.sees_tokens:
+            _give_up_pool(backbone)
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleDict()
         for head, classes in num_classes.items():
             try:
-                self.heads[head] = _build_head(head_type, backbone.num_features, classes)
+                self.heads[head] = build_head(
+                    head_type, backbone.num_features, classes, dropout=dropout
+                )
             except KeyError as error:  # a dot, or an attribute of modules such as "type"
                 raise ConfigError(
                     f"model.heads: {head!r} cannot name a head; rename the label"
@@ -85,6 +74,8 @@ class Recognizer(nn.Module):
         Batch norm needs more than one number a channel, which small clips have not. For a model on
         the meta device: statistics elsewhere would move.
         """
+        if not any(isinstance(module, _BatchNorm) for module in self.modules()):
+            return None
         try:
             self.train()(torch.zeros(1, 3, num_frames, crop_size, crop_size, device="meta"))
         except ValueError as error:
@@ -95,16 +86,34 @@ class Recognizer(nn.Module):
         """(N, C, T, H, W) -> (N, F), before dropout."""
         return self.backbone(clips)
 
+    def tokens(self, clips: Tensor) -> Tensor:
+        """(N, C, T, H, W) -> (N, L, D), of a backbone that has them.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        return require_tokens(self.backbone).tokens(clips)
+
     def forward(self, clips: Tensor) -> dict[str, Tensor]:
         """(N, C, T, H, W) -> {head: logits (N, K)}."""
-        features = self.dropout(self.features(clips))
-        return {head: module(features) for head, module in self.heads.items()}
+        seen = self.tokens(clips) if self.sees_tokens else self.dropout(self.features(clips))
+        return {head: module(seen) for head, module in self.heads.items()}
 
 
-def _build_head(head_type: HeadType, num_features: int, num_classes: int) -> nn.Module:
-    if head_type == "cosine":
-        return CosineHead(num_features, num_classes)
-    linear = nn.Linear(num_features, num_classes)
-    nn.init.normal_(linear.weight, std=0.01)
-    nn.init.zeros_(linear.bias)
-    return linear
+def require_tokens(backbone: Backbone) -> TokenBackbone:
+    """The backbone, when it has tokens.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not isinstance(backbone, TokenBackbone):
+        raise ConfigError(
+            "model.backbone: has no tokens, which model.head_type=attentive and --tokens need; "
+            "MViT, Swin and hf: models have"
+        )
+    return backbone
+
+
+def _give_up_pool(backbone: Backbone) -> None:
+    """Nothing trains the pool where heads see tokens; DDP must not wait for its gradients."""
+    require_tokens(backbone).pool.requires_grad_(False)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from cdb_video.errors import WeightsError
 from cdb_video.files import UNPACKED_BYTES, refuse_unpacking
+from cdb_video.models.from_transformers import pretrained_state
 from cdb_video.models.published_weights import (
     KNOWN_WEIGHTS,
     MAX_WEIGHTS_BYTES,
@@ -22,13 +23,21 @@ from cdb_video.models.published_weights import (
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weight_layouts import PREFIX, State, to_our_names
 
-__all__ = ["KNOWN_WEIGHTS", "WeightsReport", "load_weights", "resolve_weights"]
+__all__ = ["KNOWN_WEIGHTS", "WeightsReport", "load_pretrained", "load_weights", "resolve_weights"]
 
 MIN_SHARE = 0.5
 """Of the backbone's parameters: a file of which less fits is for another network."""
 
 _POSITIONS_1D = ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pos_embed_temporal")
-_POSITION_TABLES = (*_POSITIONS_1D, "pos_embed_spatial", "relative_position_bias_table")
+_POSITION_TABLES = (
+    *_POSITIONS_1D,
+    "pos_embed_spatial",
+    "relative_position_bias_table",
+    # Of hf: models, whose own weights come interpolated; of a checkpoint for another clip they are
+    # refused.
+    "position_embeddings",
+    "time_embeddings",
+)
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,52 @@ def load_weights(
     expected = model.state_dict()
     layout, state = to_our_names(read_state(path), expected=expected.keys())
     fitted, resized = _fit(state, expected, path=path)
+    return _load(
+        model, state, fitted, resized, path=path, layout=layout, allow_partial=allow_partial
+    )
+
+
+def load_pretrained(
+    model: Recognizer, source: str, *, num_frames: int, crop_size: int
+) -> WeightsReport:
+    """Fill the backbone of a model that was built from `hf:source` with that model's own weights.
+
+    Raises:
+        ConfigError: no such model.
+        WeightsError: weights that do not load, or are less than half of the backbone's.
+    """
+    own, resized = pretrained_state(source, num_frames=num_frames, crop_size=crop_size)
+    state = {f"backbone.{name}": value for name, value in own.items()}
+    fitted, _ = _fit(state, model.state_dict(), path=Path(source))
+    return _load(
+        model,
+        state,
+        fitted,
+        tuple(f"backbone.{name}" for name in resized),
+        path=Path(source),
+        layout="transformers",
+        allow_partial=False,
+    )
+
+
+def _load(
+    model: Recognizer,
+    state: State,
+    fitted: State,
+    resized: tuple[str, ...],
+    *,
+    path: Path,
+    layout: str,
+    allow_partial: bool,
+) -> WeightsReport:
+    """Put the tensors that fit into the model, and tell of those that did not."""
+    expected = model.state_dict()
     share = _backbone_share(model, fitted)
     if share < MIN_SHARE and not allow_partial:
         # First names tell at a glance which network the file is for.
-        theirs, ours = (min(names).removeprefix(PREFIX) for names in (state, expected))
+        theirs, ours = (
+            min(names, default="nothing").removeprefix(PREFIX) for names in (state, expected)
+        )
         raise WeightsError(
             f"{path}: {share:.0%} of the backbone's parameters fit, at least {MIN_SHARE:.0%} is "
             f"needed; the file has {theirs!r}, the model {ours!r}"

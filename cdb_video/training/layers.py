@@ -14,11 +14,12 @@ def layer_depths(backbone: nn.Module) -> dict[str, int]:
     A layer is a block of a chain of blocks (`nn.Sequential`, `nn.ModuleList`), or whatever stands
     before and after a chain, in the order in which the network registers them. Neighbouring module
     lists of one length are pathways beside each other: their i-th blocks are one layer. What
-    belongs to no layer, such as a class token, counts as the first.
+    belongs to no layer, such as a class token, counts as the first. A backbone whose modules do not
+    show it says itself: `layers_from_input`, a list of modules a layer.
     """
     depths: dict[str, int] = {}
     names = {id(parameter): name for name, parameter in backbone.named_parameters()}
-    for depth, layer in enumerate(_layers(backbone)):
+    for depth, layer in enumerate(getattr(backbone, "layers_from_input", _layers(backbone))):
         for module in layer:
             depths |= {names[id(parameter)]: depth for parameter in module.parameters()}
     return {name: depths.get(name, 0) for name in names.values()}

@@ -100,7 +100,7 @@ def blank_batch(batch: Batch, heads: Sequence[str]) -> Batch:
     this one's gradients. They must not touch batch norm's statistics: evaluate the network.
     """
     return Batch(
-        clips=torch.zeros(1, *batch.clips.shape[1:], dtype=torch.uint8),
+        clips=torch.zeros(1, *batch.clips.shape[1:], dtype=batch.clips.dtype),
         labels={head: torch.tensor([UNLABELLED]) for head in heads},
         indices=torch.tensor([-1]),
         appearance=Appearance(flip=torch.tensor([False]), jitter=torch.ones(1, 3)),

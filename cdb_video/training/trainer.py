@@ -31,6 +31,7 @@ from cdb_video.training.bad_steps import StepGate, running_statistics
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
 from cdb_video.training.epoch_log import log_accuracy, log_difficulty, missed_classes
+from cdb_video.training.mixing import NOT_MIXED, Mixed, Mixing, NoMixing
 from cdb_video.training.optim import Schedule
 from cdb_video.training.options import TrainerOptions
 from cdb_video.training.run_log import RunLog, SilentLog
@@ -63,6 +64,7 @@ class Trainer:
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
         jitter: whether batches carry colour factors.
+        mixing: mixes the clips of a micro batch; None: they stay as they are.
         skipped: the clips that are left out.
         ranks: which process this is.
         log: where figures go.
@@ -85,6 +87,7 @@ class Trainer:
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
         jitter: bool = False,
+        mixing: Mixing | NoMixing | None = None,
         skipped: SkippedClips | None = None,
         ranks: Ranks = ONE_PROCESS,
         log: RunLog | None = None,
@@ -101,6 +104,7 @@ class Trainer:
         self.sampling = sampling
         self.classes = classes
         self.options = options
+        self.mixing = mixing or NoMixing()
         self.skipped = skipped or SkippedClips()
         self.ranks = ranks
         self.log = log or SilentLog()
@@ -282,15 +286,16 @@ class Trainer:
         ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
         with nullcontext() if ddp is None or reduce else ddp.no_sync():
             clips = self.to_input(part.clips.flatten(0, 1), part.appearance, part.clips_to_rgb)
+            clips, mixed = self.mixing(clips)
             with self.autocast:
                 logits = self.network(clips)
-            losses = self.criterion(logits, part.labels)
+            losses = mixed.losses(self.criterion, logits, part.labels)
             # A sum over the global batch: parts count by their clips, and DDP's mean over the
             # ranks is undone.
             share = self.ranks.world_size / self.loader.order.global_batch_size
             sound = self.gate.factor(torch.stack(list(losses.values())), indices)
             self.scaler.scale(self.criterion.total(losses) * share * sound).backward()
-        self.count(part, logits, losses)
+        self.count(part, logits, losses, mixed)
 
     def update(self) -> None:
         """Apply the gradients, unless they are not finite: then nothing of the step stays."""
@@ -308,11 +313,16 @@ class Trainer:
         self.averaged.update(applied)
 
     def count(
-        self, part: Batch, logits: Mapping[str, Tensor], losses: Mapping[str, Tensor]
+        self,
+        part: Batch,
+        logits: Mapping[str, Tensor],
+        losses: Mapping[str, Tensor],
+        mixed: Mixed = NOT_MIXED,
     ) -> None:
         """Keep the figures of a micro batch, on the device."""
-        for head, counts in self.train_counts.items():
-            counts.update(logits[head].detach(), part.labels[head])
+        if not mixed.is_mixed:  # a mixed clip has no one class that would be right
+            for head, counts in self.train_counts.items():
+                counts.update(logits[head].detach(), part.labels[head])
         self.loss_sums[:-1] += torch.stack([loss.detach() for loss in losses.values()])
         # Not the clip of `blank_batch`.
         self.loss_sums[-1] += (part.indices >= 0).sum()
@@ -408,6 +418,5 @@ class Trainer:
         """Before the first step, and before a state is taken up: see `distributed`."""
         if isinstance(self.network, DistributedDataParallel):
             size = max(self.loader.order.forward_sizes(self.options.micro_batch_size))
-            shape = size, *self.loader.clip_shape
-            clips = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-            distributed.settle_buckets(self.network, self.to_input(clips), self.autocast)
+            clips = self.to_input(self.loader.blank_clips(size).to(self.device))
+            distributed.settle_buckets(self.network, clips, self.autocast)

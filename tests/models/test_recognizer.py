@@ -8,7 +8,8 @@ from cdb_video.build import build_model
 from cdb_video.config import ModelConfig
 from cdb_video.errors import ConfigError
 from cdb_video.models.base import Normalization
-from cdb_video.models.recognizer import CosineHead, Recognizer
+from cdb_video.models.heads import CosineHead
+from cdb_video.models.recognizer import Recognizer
 
 
 class FirstPixels(nn.Module):

@@ -149,3 +149,13 @@ def test_what_cannot_be_checked_is_one_line_and_status_2(
 
     assert status == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_saved_features_are_not_for_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ROOT / "configs" / "features_compare.yaml"
+
+    assert run_here(recipe, f"data.root={tmp_path}", monkeypatch=monkeypatch) == 2
+
+    assert "data.format=features: videos are checked here" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""A run of each family of transformers: two ranks, resume, evaluate, predict, export, without it.
+
+The folder of the model is gone after training: a run's own must do.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdb_video.config_file import dump_config
+from cdb_video.evaluation.features import load_features
+from cdb_video.experiments import load_run
+from tests.hub_models import KINDS, save_hub_model
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parent.parent.parent
+Tool = Callable[..., str]
+HEADS = {"videomae": "linear", "vjepa2": "attentive", "timesformer": "cosine", "vivit": "attentive"}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub")
+    for kind in KINDS:
+        save_hub_model(folder / kind, kind)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(hub: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run a family, by one torchrun job of two ranks; the models are then gone."""
+    out = tmp_path_factory.mktemp("runs")
+    paths = []
+    for kind in KINDS:
+        config = tiny_config(
+            tiny_data,
+            out,
+            run={"name": kind},
+            model={
+                "backbone": f"hf:{hub / kind}",
+                "head_type": HEADS[kind],
+                "drop_path": 0.2,
+            },
+            optim={"layer_decay": 0.75, "lr": 1e-3},
+            train={"precision": "bf16" if kind == "videomae" else "fp32"},
+        )
+        paths.append(out / f"{kind}.yaml")
+        paths[-1].write_text(dump_config(config))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["tests/hub_ranks.py", str(out), *map(str, paths)]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    for kind in KINDS:
+        assert (out / f"{kind}-rank1.pt").exists(), done.stderr
+    return out
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
+    """`tool(name, *arguments) -> str`: what it printed; it must not fail."""
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *(str(part) for part in arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        captured = capsys.readouterr()
+        assert exit_info.value.code in (0, None), captured.err
+        return captured.out
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_agree_and_what_they_leave_is_evaluated_predicted_and_exported(
+    runs: Path, hub: Path, tiny_data: Path, tmp_path: Path, tool: Tool, kind: str
+) -> None:
+    first, second = (
+        torch.load(runs / f"{kind}-rank{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    assert first["step"] == 4
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    folder = hub / kind
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(folder, elsewhere)
+    try:
+        run = load_run(runs / kind)
+        assert run.checkpoint.name in ("step-2", "step-4")
+        tool("evaluate.py", runs / kind)
+        report = json.loads((runs / kind / "report_test.json").read_text())
+        assert report["num_videos"] == 5
+        told = tool("predict.py", runs / kind, tiny_data / "test_0.mp4", "--top", 1)
+        assert "test_0.mp4" in told
+        out = tmp_path / "model.pt2"
+        assert "largest difference" in tool("export.py", runs / kind, out)
+        onnx = tmp_path / "model.onnx"
+        assert "largest difference" in tool("export.py", runs / kind, onnx)
+    finally:
+        shutil.move(elsewhere, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_resumes_to_the_same_weights(
+    runs: Path, tmp_path: Path, tool: Tool, kind: str
+) -> None:
+    base = [runs / f"{kind}.yaml", f"run.output_dir={tmp_path}", "train.device=cpu"]
+    tool("train.py", *base, "run.name=whole", "train.epochs=2", "optim.schedule=constant")
+    tool("train.py", *base, "run.name=parts", "train.epochs=1", "optim.schedule=constant")
+
+    tool("train.py", *base, "run.name=parts", "optim.schedule=constant", "--resume")
+
+    whole, parts = (
+        load_run(tmp_path / name / "checkpoints" / "step-4").model.state_dict()
+        for name in ("whole", "parts")
+    )
+    for name, value in whole.items():
+        assert torch.equal(parts[name], value), name
+
+
+def test_features_of_a_recipe_and_their_tokens(
+    hub: Path, tiny_data: Path, tmp_path: Path, tool: Tool
+) -> None:
+    config = tiny_config(
+        tiny_data, tmp_path, model={"backbone": f"hf:{hub / 'vjepa2'}", "freeze_backbone": True}
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump_config(config))
+    pooled, tokens = tmp_path / "pooled", tmp_path / "tokens"
+
+    tool("evaluate.py", recipe, "--features", pooled, "--views", "2x1")
+    tool("evaluate.py", recipe, "--features", tokens, "--tokens")
+
+    found, classes = load_features(pooled / "train.npz")
+    assert sorted(path.name for path in pooled.iterdir()) == ["test.npz", "train.npz", "val.npz"]
+    assert found.features.shape == (12, 2, 24)
+    assert classes["noun"].names == ("bowl", "cup", "pot")
+    for root, head_type in ((pooled, "linear"), (tokens, "attentive")):
+        tool(
+            "train.py",
+            ROOT / "configs" / "features_compare.yaml",
+            f"data.root={root}",
+            f"run.output_dir={tmp_path}",
+            f"run.name={head_type}",
+            f"model.head_type={head_type}",
+            "train.epochs=2",
+            "train.global_batch_size=6",
+            "run.trackers=[]",
+            "loss.name=cdb",
+        )
+        report = json.loads((tmp_path / head_type / "report_test.json").read_text())
+        assert report["num_videos"] == 5
