@@ -184,7 +184,8 @@ class Trainer:
 
         """
         position = self.state.position
-        with closing(self.log), self.saving.stop.listening():
+        checkpoints = self.saving.checkpoints
+        with closing(self.log), closing(checkpoints), self.saving.stop.listening():
             if position.steps == 0:
                 self.criterion.start_epoch(position.epoch, self.options.epochs)
             if position.step == 0:
