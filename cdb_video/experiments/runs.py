@@ -95,6 +95,7 @@ class LoadedRun:
             pixels=self.config.data.pixels,
             precision=choose_precision(self.config.train.precision, device),
             micro_batch_size=self.config.train.micro_batch_size,
+            timeout_s=self.config.data.decode_timeout_s,
         )
 
     def predict(
