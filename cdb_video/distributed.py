@@ -98,7 +98,7 @@ def process_group(
     CPU tensors go over gloo, also beside NCCL: control messages and counts then never wait
     for the GPU's queue.
     """
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 or dist.is_initialized():  # Ray makes the group itself
         yield
         return
     # torchrun gives each rank a session of its own: its agent's death would go unnoticed.

@@ -92,7 +92,7 @@ def _file_faults(root: Path, draw: random.Random) -> list[str]:
 
 
 ROW = Row(
-    name="faults of annotations and files",
+    name="annotation_faults",
     promise="every planted fault of annotations, splits and files is found before training, with "
     "its line or file, and clean data sets of five formats give no false alarm",
     measure=measure,

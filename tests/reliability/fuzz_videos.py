@@ -206,7 +206,7 @@ DAMAGE: dict[str, Damage] = {
 }
 
 ROW = Row(
-    name="damaged videos",
+    name="fuzz_videos",
     promise="a damaged video crashes nothing and hangs nowhere; fewer frames than its container "
     "has never come out without an error",
     measure=measure,

@@ -167,7 +167,7 @@ def cases(count: int) -> Iterator[Case]:
 
 
 ROW = Row(
-    name="decodes that hang or die",
+    name="loader_deaths",
     promise="a loader's process that is killed, hangs, spins or aborts ends in an error that names "
     "the clip within twice data.decode_timeout_s, in training, evaluation, memory and prediction",
     measure=measure,

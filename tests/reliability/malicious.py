@@ -74,7 +74,7 @@ def counting_server() -> Iterator[tuple[str, list[str]]]:
 
 
 ROW = Row(
-    name="malicious inputs",
+    name="malicious",
     promise="no malicious input runs anything, reads outside of the data's folder, or fills the "
     "memory; each is refused in one line, and a careless reader falls for each",
     measure=measure,
