@@ -11,14 +11,9 @@ import torch
 from torch import nn
 
 from cdb_video import distributed
-from cdb_video.build_clips import (
-    build_training_loader,
-    cache_dir,
-    choose_device,
-    decode_policy,
-)
+from cdb_video.build_clips import build_training_loader, cache_dir, choose_device, decode_policy
 from cdb_video.build_data import Data, features_architecture, load_into_memory, read_data
-from cdb_video.build_evaluation import build_crossfit, build_validation
+from cdb_video.build_evaluation import build_crossfit, build_difficulty_pass, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
@@ -32,16 +27,20 @@ from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.tokens import set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights, resolve_weights
-from cdb_video.precision import Precision, choose_precision
+from cdb_video.precision import Precision, use_fast_kernels
+from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
 from cdb_video.training.crossfit import check_folds
 from cdb_video.training.mixing import make_mixing
 from cdb_video.training.optim import Schedule, build_optimizer
+from cdb_video.training.options import TrainerOptions
+from cdb_video.training.recompute import recompute_blocks
 from cdb_video.training.run_folder import RunFolder
-from cdb_video.training.run_log import NOTHING_DONE, FileLog, RunLog, SilentLog
+from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
 from cdb_video.training.skipping import SkippedClips
+from cdb_video.training.state import check_parts, join_state
 from cdb_video.training.trackers import TensorBoard, Tracker, WeightsAndBiases, check_trackers
-from cdb_video.training.trainer import Trainer, TrainerOptions
+from cdb_video.training.trainer import Trainer
 
 
 def build_model(
@@ -85,7 +84,7 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     """
     device = choose_device(config, ranks)
     with torch.device("meta"):
-        _build_untrained_model(config, data)
+        model = _build_untrained_model(config, data)
     if config.train.sync_batch_norm and device.type != "cuda":
         raise ConfigError("train.sync_batch_norm=true works on GPUs only")
     if config.train.sync_batch_norm and config.data.on_error == "skip":
@@ -98,7 +97,9 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
-    build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
+    order = build_training_loader(config, data.train, ranks=ranks, memory=data.memory).order
+    if not config.train.sync_batch_norm and 1 in order.forward_sizes(config.train.micro_batch_size):
+        _check_lone_clip(config, model)
     if config.uses_difficulty and config.loss.difficulty.source == "crossfit":
         for head in data.train.heads:
             recordings = [record.recording for record in data.train.records]
@@ -146,12 +147,23 @@ def build_trainer(
         momentum=config.optim.momentum,
         weight_decay=config.optim.weight_decay,
     )
-    precision = choose_precision(config.train.precision, device)
+    use_fast_kernels(device)
+    precision = probed_precision(
+        config.train.precision,
+        model,
+        clips=config.train.micro_batch_size,
+        num_frames=config.clip.num_frames,
+        crop_size=config.clip.crop_size,
+        backward=not config.model.freeze_backbone,
+        quiet=quiet or not ranks.is_main,
+    )
     resume_from = distributed.broadcast_object(run.resume_from if run else None)
-    training = load_training(Path(resume_from)) if resume_from else None
+    state = None
     if resume_from:
-        model.load_state_dict(load_model(Path(resume_from)))
-    log = _build_log(config, run, training)
+        path = Path(resume_from)
+        state = join_state(load_model(path), load_training(path))
+        check_parts(state)
+    log = _build_log(config, run, state)
     trainer = Trainer(
         model=model,
         criterion=criterion,
@@ -160,6 +172,7 @@ def build_trainer(
         loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
         validate=build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
         crossfit=build_crossfit(config, data, device, precision, ranks),
+        difficulty_pass=build_difficulty_pass(config, data, device, precision, ranks),
         sampling=build_class_sampling(config, classes),
         classes=classes,
         options=_trainer_options(config, precision, quiet=quiet),
@@ -170,9 +183,25 @@ def build_trainer(
         log=log,
         checkpoints=_build_checkpoints(config, run, model, classes),
     )
-    if training:
-        trainer.load_state_dict(training)
+    if state:
+        trainer.state.load_state_dict(state)
     return trainer
+
+
+def _check_lone_clip(config: Config, model: Recognizer) -> None:
+    """Refuse to train by single clips that batch norm has one number a channel of."""
+    clip, train = config.clip, config.train
+    if config.model.freeze_backbone:
+        model.freeze_backbone()
+    reason = model.refuses_one_clip(num_frames=clip.num_frames, crop_size=clip.crop_size)
+    if reason:
+        raise ConfigError(
+            f"train.micro_batch_size={train.micro_batch_size} of "
+            f"train.global_batch_size={train.global_batch_size} makes a forward of a single clip, "
+            f"which {config.model.backbone} cannot train on at clip.num_frames={clip.num_frames} "
+            f"and clip.crop_size={clip.crop_size}: {reason}; choose sizes that give two clips or "
+            "more a forward, or a larger clip"
+        )
 
 
 def build_initial_model(
@@ -190,6 +219,8 @@ def build_initial_model(
         _load_weights(model, config, quiet=quiet)
     if config.model.freeze_backbone:
         model.freeze_backbone()
+    if config.model.grad_checkpointing:
+        recompute_blocks(cast(nn.Module, model.backbone))
     if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     place(model, device)
@@ -258,7 +289,13 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         epochs=train.epochs,
         micro_batch_size=train.micro_batch_size,
         precision=precision,
+        compile=train.compile,
+        compress_gradients=train.compress_gradients,
         clip_grad_norm=train.clip_grad_norm,
+        ema=train.ema,
+        max_bad_steps=train.max_bad_steps,
+        save_every_steps=train.save_every_steps,
+        save_every_minutes=train.save_every_minutes,
         eval_every=train.eval_every,
         log_every=train.log_every,
         difficulty_source=config.loss.difficulty.source,
@@ -276,16 +313,17 @@ def _build_skipped(config: Config, data: Data) -> SkippedClips:
     return SkippedClips(paths, policy=decode_policy(config))
 
 
-def _build_log(config: Config, run: RunFolder | None, training: Any) -> RunLog:
+def _build_log(config: Config, run: RunFolder | None, state: Mapping[str, Any] | None) -> RunLog:
     if run is None:
         return SilentLog()
-    done = training["progress"] if training else {"epoch": NOTHING_DONE, "step": 0}
-    return FileLog(
-        run.path,
-        from_epoch=done["epoch"],
-        from_step=done["step"],
-        trackers=_build_trackers(config, run, from_step=done["step"]),
-    )
+    progress = state["progress"] if state else {}
+    done = Done(progress["epoch"], progress["step"]) if progress else NOTHING_DONE
+    trackers = _build_trackers(config, run, from_step=max(done.step, 0))
+    log = FileLog(run.path, done=done, trackers=trackers)
+    for line in run.set_aside:
+        at, step = max(done.epoch, 0), max(done.step, 0)
+        log.write("damaged_checkpoint", epoch=at, step=step, reason=line)
+    return log
 
 
 def _build_trackers(config: Config, run: RunFolder, *, from_step: int) -> list[Tracker]:

@@ -21,6 +21,7 @@ from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
 from cdb_video.clips.memory import ClipMemory
 from cdb_video.clips.transforms import Augmentation, EvaluationCrops
+from cdb_video.clips.untrusted import refuse_old_ffmpeg
 from cdb_video.clips.watchdog import DecodePolicy
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
@@ -85,26 +86,49 @@ def index_folder(config: Config) -> IndexFolder:
     )
 
 
-def clip_memory(config: Config) -> ClipMemory | None:
+def clip_memory(config: Config, *, in_child: bool = False) -> ClipMemory | None:
     """An empty memory for clips, with data.in_memory."""
     if not config.data.in_memory:
         return None
     return ClipMemory(
         sampler=clip_sampler(config),
         short_side=config.clip.short_side,
-        decoder=config.data.decoder,
-        index_folder=index_folder(config),
+        opener=file_opener(config, in_child=in_child),
         policy=decode_policy(config),
     )
 
 
-def record_opener(config: Config, memory: ClipMemory | None = None) -> RecordOpener:
+def record_opener(
+    config: Config, memory: ClipMemory | None = None, *, in_child: bool = False
+) -> RecordOpener:
     """How the loaders open a record: in `memory`, where there is one."""
     if memory is None:  # and not `or`: an empty memory has length 0
-        memory = clip_memory(config)
-    if memory is not None:
-        return memory.open
-    return partial(open_record, decoder=config.data.decoder, index_folder=index_folder(config))
+        memory = clip_memory(config, in_child=in_child)
+    return file_opener(config, in_child=in_child) if memory is None else memory.open
+
+
+def file_opener(config: Config, *, in_child: bool = False) -> RecordOpener:
+    """How a record's file is opened.
+
+    Args:
+        config: its `data` section.
+        in_child: in a process of its own, as with data.untrusted: where no loader's process is, the
+            only way to hold data.decode_timeout_s whatever the library does.
+
+    Raises:
+        ConfigError: data.untrusted with an FFmpeg that has a known hole.
+
+    """
+    data = config.data
+    if data.untrusted:
+        refuse_old_ffmpeg()
+    return partial(
+        open_record,
+        decoder=data.decoder,
+        index_folder=index_folder(config),
+        untrusted=data.untrusted,
+        deadline_s=data.decode_timeout_s if data.untrusted or in_child else None,
+    )
 
 
 def evaluation_crops(config: Config) -> EvaluationCrops:

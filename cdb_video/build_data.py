@@ -189,6 +189,7 @@ def _read(
         part=part,
         check_files=check_files,
         vocabularies=vocabularies,
+        untrusted=data.untrusted,
     )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from cdb_video import distributed
-from cdb_video.build_clips import build_evaluation_loader
+from cdb_video.build_clips import build_evaluation_loader, file_opener
 from cdb_video.build_data import Data
 from cdb_video.config import Config
 from cdb_video.counts import ClassCounts
-from cdb_video.datasets.annotations import Split
+from cdb_video.datasets.annotations import UNLABELLED, Split
 from cdb_video.distributed import Ranks
-from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.evaluation.evaluate import EvalReport, evaluate, to_the_end
 from cdb_video.evaluation.features import extract_features
 from cdb_video.evaluation.predictions import HeadClasses, save_predictions
 from cdb_video.evaluation.report import make_report, save_report
@@ -27,6 +27,7 @@ from cdb_video.precision import Precision
 from cdb_video.training.crossfit import crossfit_counts, take_clips
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import RunLog
+from cdb_video.training.trainer import Validate
 
 
 def build_validation(
@@ -39,17 +40,16 @@ def build_validation(
     log: RunLog,
     *,
     quiet: bool,
-) -> Callable[[Recognizer, bool], EvalReport] | None:
-    """Model, whether it is training's last -> what validation says of it, with its report.
-
-    None without the split.
-    """
+) -> Validate | None:
+    """What measures a model in training, and writes the report; None without the split."""
     if data.val is None:
         return None
     split = data.val
     loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
 
-    def validate(model: Recognizer, last: bool = False) -> EvalReport:
+    def validate(
+        model: Recognizer, last: bool = False, keep_going: Callable[[int], bool] = to_the_end
+    ) -> EvalReport:
         report = evaluate(
             model,
             loader,
@@ -58,6 +58,7 @@ def build_validation(
             micro_batch_size=config.train.micro_batch_size,
             description="validation",
             quiet=quiet or not ranks.is_main,
+            keep_going=keep_going,
         )
         if run:
             write_report(
@@ -83,10 +84,8 @@ def build_crossfit(
     """Model -> counts of training clips; None where difficulty does not come from `crossfit`."""
     if not config.uses_difficulty or config.loss.difficulty.source != "crossfit":
         return None
-    most, seed = config.loss.difficulty.max_clips_per_class, config.run.seed
-    taken: set[int] = set()
-    for head in data.train.heads:
-        taken.update(take_clips(data.train.labels(head), most, seed=seed).tolist())
+    seed = config.run.seed
+    taken = set().union(*_some_of_each_class(config, data.train).values())
     chosen = replace(data.train, records=tuple(data.train.records[i] for i in sorted(taken)))
     loader = build_evaluation_loader(config, chosen, ranks=ranks, memory=data.memory)
     recordings = {record.id: record.recording for record in chosen.records}
@@ -117,6 +116,54 @@ def build_crossfit(
         return result
 
     return measure
+
+
+def build_difficulty_pass(
+    config: Config, data: Data, device: torch.device, precision: Precision, ranks: Ranks
+) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
+    """Model -> counts of at most `max_clips_per_class` validation clips of each class.
+
+    For the epochs between two validations: a class's accuracy over a random part of its clips is
+    that over all of them, with more noise. None where difficulty is not measured so.
+    """
+    if not config.measures_between_validations or data.val is None:
+        return None
+    taken = _some_of_each_class(config, data.val)
+    # A clip is labelled for the heads that drew it: the clips of rare nouns, which that head all
+    # draws, would else be too large a part of their verbs' clips.
+    chosen = [
+        replace(
+            record,
+            labels={
+                head: record.labels[head] if i in drawn else UNLABELLED
+                for head, drawn in taken.items()
+            },
+        )
+        for i, record in enumerate(data.val.records)
+        if any(i in drawn for drawn in taken.values())
+    ]
+    split = replace(data.val, records=tuple(chosen))
+    loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
+
+    def measure(model: Recognizer) -> dict[str, ClassCounts]:
+        return evaluate(
+            model,
+            loader,
+            device=device,
+            precision=precision,
+            micro_batch_size=config.train.micro_batch_size,
+        ).counts
+
+    return measure
+
+
+def _some_of_each_class(config: Config, split: Split) -> dict[str, set[int]]:
+    """Head -> indices of at most `max_clips_per_class` random clips of each of its classes."""
+    most = config.loss.difficulty.max_clips_per_class
+    return {
+        head: set(take_clips(split.labels(head), most, seed=config.run.seed).tolist())
+        for head in split.heads
+    }
 
 
 def write_report(
@@ -171,6 +218,7 @@ def write_report(
             report.predictions,
             classes,
             records=() if log else split.records,
+            opener=file_opener(config, in_child=True),
             on_figures=partial(log.show_figures, role) if log else None,
             live=log is not None,
         )

@@ -80,7 +80,8 @@ def build_difficulty(config: LossConfig, num_classes: int, eval_every: int) -> C
     options = config.difficulty
     # What is measured by validation is measured in epochs that validate. The trainer itself leaves
     # out the epochs whose crossfit would not count.
-    every = eval_every if options.source == "val" else 1
+    by_validation = options.source == "val" and options.max_clips_per_class is None
+    every = eval_every if by_validation else 1
     skips = options.source != "crossfit"
     return ClassDifficulty(
         num_classes,

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cdb_video.errors import UserError
+from cdb_video.errors import StoppedError, UserError
 
 USER_ERROR = 2
+STOPPED = 75
+"""sysexits.h's EX_TEMPFAIL: nothing is wrong, try again later."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
@@ -17,14 +19,17 @@ INTERRUPTED = 130
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit.
 
-    0 is success, 2 an error a user can cause (one line, no traceback), 130 is Ctrl-C. Anything
-    else is our mistake and keeps its traceback.
+    0 is success, 2 an error a user can cause (one line, no traceback), 75 a run that was asked to
+    stop and saved its state, 130 is Ctrl-C. Anything else is our mistake and keeps its traceback.
     """
     try:
         sys.exit(main())
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except StoppedError as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -150,9 +150,19 @@ class DataConfig(Section):
     decode_timeout_s: Positive = 60.0
     """Seconds that one clip, with all its views, may take to decode; then it has failed. The
     process is ended, whatever it is doing; with num_workers=0, when the library lets it."""
+    untrusted: bool = False
+    """The videos and annotations are a stranger's: paths and links that lead out of root, rare
+    codecs and enormous frames are refused, each video is decoded in a process of its own with
+    limits on memory, time and files, and an FFmpeg with known holes is refused (SECURITY.md)."""
     cache_dir: str = "~/.cache/cdb_video"
     """For downloaded weights, the demo data and the packet indices of video files; nothing is ever
     written beside the data."""
+
+    @model_validator(mode="after")
+    def _strangers_are_for_pyav(self) -> Self:
+        if self.untrusted and self.decoder != "pyav":
+            raise ValueError(f"untrusted=true needs decoder=pyav, got decoder={self.decoder}")
+        return self
 
     @model_validator(mode="after")
     def _planes_are_there(self) -> Self:
@@ -267,6 +277,9 @@ class ModelConfig(Section):
     """Take a weights file of which less than half fits."""
     freeze_backbone: bool = False
     """Train the heads alone, with batch norm as it is."""
+    grad_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them: for
+    small cards; the same gradients, about a third more work."""
 
 
 class DifficultyConfig(Section):
@@ -290,7 +303,9 @@ class DifficultyConfig(Section):
     update_every: PositiveInt = 1
     """Epochs from one measurement to the next; with source val, of those that validate."""
     max_clips_per_class: PositiveInt | None = None
-    """crossfit: training clips that are looked at, at most so many of a class; null: all."""
+    """crossfit: training clips that are looked at, at most so many of a class; null: all. val: with
+    train.eval_every above 1, the epochs between validations measure difficulty too, on at most so
+    many validation clips of a class; null: they do not."""
 
 
 class LossConfig(Section):
@@ -349,19 +364,36 @@ class TrainConfig(Section):
     global_batch_size: PositiveInt = 32
     """Clips a step, over every rank."""
     micro_batch_size: PositiveInt = 32
-    """Clips a forward on one rank, at most; smaller ones add up to the same step."""
+    """Clips a forward on one rank, at most; a step is cut into even parts, which add up to it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp32 on a CPU."""
+    compile: bool = False
+    """Train the network as one graph of fused kernels (torch.compile; docs/performance.md): up to
+    minutes at the start, faster steps after it. Evaluation runs the network as it is."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU of the rank where there is one."""
     clip_grad_norm: Positive | None = None
     """Largest norm of the gradient; null: any."""
+    ema: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    """Decay a step of averaged weights, such as 0.999, which validation, difficulty, selection and
+    every tool then use; null: the last step's weights."""
+    max_bad_steps: PositiveInt = 10
+    """Steps in a row with a loss or gradient that is no finite number, after which the run stops;
+    such a step changes nothing, and is recorded with its clips."""
+    compress_gradients: bool = False
+    """Sum gradients over the ranks in bf16, half the traffic: for slow networks."""
     sync_batch_norm: bool = False
     """Batch statistics over all ranks; on GPUs only."""
     eval_every: PositiveInt = 1
     """Epochs between validations; the last epoch always validates."""
     log_every: PositiveInt = 10
     """Steps between the lines of metrics.jsonl, and between the loop's waits for the GPU."""
+    save_every_steps: PositiveInt | None = None
+    """Steps between checkpoints in the middle of an epoch; null: none by number."""
+    save_every_minutes: Positive | None = 30.0
+    """Minutes between checkpoints in the middle of an epoch; null: none by time."""
+    rank_timeout_s: Positive = 600.0
+    """Seconds that a rank waits for another one before it gives up, and with it the run."""
     keep_last: PositiveInt = 2
     """Checkpoints to keep, besides the best."""
     select_by: str | None = None
@@ -447,6 +479,17 @@ class Config(Section):
                 "loss.difficulty.floor=0: a solved class would never be drawn again, and so never "
                 "measured; data.sampler=cdb with loss.difficulty.source=train needs a floor above 0"
             )
+        if self.measures_between_validations and loss.difficulty.statistic == "f1":
+            raise ValueError(
+                "loss.difficulty.statistic=f1 with loss.difficulty.max_clips_per_class="
+                f"{loss.difficulty.max_clips_per_class}: F1 over some clips of each class is not "
+                "that over all; use recall or loss"
+            )
+        if self.train.compile and self.model.grad_checkpointing:
+            raise ValueError(
+                "train.compile=true with model.grad_checkpointing=true: a compiled graph chooses "
+                "by itself what to compute again; use one of them"
+            )
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
@@ -469,6 +512,13 @@ class Config(Section):
         """The loss, and of cdb its base."""
         loss = self.loss
         return (loss.name, loss.base) if loss.name == "cdb" else (loss.name,)
+
+    @property
+    def measures_between_validations(self) -> bool:
+        """Whether difficulty is measured in epochs without validation too, on some of its clips."""
+        difficulty = self.loss.difficulty
+        capped = difficulty.source == "val" and difficulty.max_clips_per_class is not None
+        return self.uses_difficulty and capped and self.train.eval_every > 1
 
     @property
     def uses_difficulty(self) -> bool:

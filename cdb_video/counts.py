@@ -5,7 +5,7 @@ Counts add up: over batches, and over ranks. Accuracies do not, so no average is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +66,17 @@ def check_labels(target: Tensor, num_classes: int, *, ignore_index: int | None =
         if not (0 <= label < num_classes or ignored):
             other = "negative" if ignore_index is None else ignore_index
             raise ValueError(f"target[{i}] must be in [0, {num_classes}) or {other}, got {label}")
+
+
+def all_reduce_counts(counts: Sequence[ClassCounts]) -> None:
+    """Sum the counts of several heads over every rank, in place and in one message."""
+    if dist.is_available() and dist.is_initialized():
+        table = torch.cat([part.to_dict()["table"] for part in counts], dim=1)
+        dist.all_reduce(table)
+        for part, summed in zip(
+            counts, table.split([p.num_classes for p in counts], 1), strict=True
+        ):
+            part.to_dict()["table"].copy_(summed)
 
 
 class ClassCounts:

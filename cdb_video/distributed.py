@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -46,6 +48,17 @@ class Ranks:
 ONE_PROCESS = Ranks()
 
 
+def restart_count() -> int:
+    """How often torchrun has started these ranks again (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch_id() -> str | None:
+    """What torchrun's launches are told apart by; None without it, or where they share one."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if launch == "none" else launch
+
+
 def leave_cores_to_workers(num_workers: int) -> None:
     """Give PyTorch the cores that the loader's workers leave, unless OMP_NUM_THREADS says.
 
@@ -58,7 +71,7 @@ def leave_cores_to_workers(num_workers: int) -> None:
 
 @contextmanager
 def process_group(
-    ranks: Ranks, device: torch.device, *, timeout: timedelta = timedelta(minutes=30)
+    ranks: Ranks, device: torch.device, *, timeout: timedelta = timedelta(minutes=10)
 ) -> Iterator[None]:
     """Join the other ranks for the length of the block.
 
@@ -68,7 +81,8 @@ def process_group(
     if ranks.world_size == 1:
         yield
         return
-    _end_with_agent()
+    # torchrun gives each rank a session of its own: its agent's death would go unnoticed.
+    end_with_parent(signal.SIGTERM)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -79,11 +93,11 @@ def process_group(
         dist.destroy_process_group()
 
 
-def _end_with_agent() -> None:
-    """Ask Linux to end this rank when torchrun's agent dies: each rank has a session of its own."""
+def end_with_parent(number: signal.Signals) -> None:
+    """Ask Linux to send this process a signal when its parent dies."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def local_world_size() -> int:
@@ -94,6 +108,16 @@ def local_world_size() -> int:
 def world_size() -> int:
     """Number of ranks of the running process group, 1 without one."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number in the running process group, 0 without one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def any_rank(wants: bool) -> bool:
+    """Whether any rank says so; every rank has to ask."""
+    return bool(all_reduce(torch.tensor([int(wants)])))
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
@@ -139,24 +163,94 @@ def barrier() -> None:
 def average_buffers(module: nn.Module) -> None:
     """Average floating-point buffers (batch norm's statistics) over the ranks.
 
-    DDP lets every rank keep its own: without this, evaluation would depend on the rank.
+    DDP lets every rank keep its own: without this, evaluation would depend on the rank. In float64,
+    where the mean of equal fp32 numbers is that number: averaged twice is averaged once.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if world_size() == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    dist.all_reduce(flat)
+    means = (flat / world_size()).split([buffer.numel() for buffer in buffers])
+    for buffer, mean in zip(buffers, means, strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+class Agreement:
+    """What any rank wants, known to all at the same step, one step later: nobody waits for it.
+
+    The exchange of a step goes over the CPU's backend while the next step runs. In one process it
+    is known at once.
+    """
+
+    def __init__(self) -> None:
+        self._asked = torch.zeros(0)
+        self._work: dist.Work | None = None
+
+    def exchange(self, *wants: bool) -> list[bool]:
+        """Say what this rank wants; which of it any rank wanted at the last exchange."""
+        if world_size() == 1:
+            return list(wants)
+        agreed = self.settle() or [False] * len(wants)
+        self._asked = torch.tensor(wants, dtype=torch.int64)
+        self._work = dist.all_reduce(self._asked, async_op=True)
+        return agreed
+
+    def settle(self) -> list[bool]:
+        """What any rank wanted at the last exchange; empty before there was one."""
+        if self._work is None:
+            return []
+        self._work.wait()
+        self._work = None
+        return [bool(number) for number in self._asked.tolist()]
+
+
+def wrap(module: nn.Module, device: torch.device, *, compress_gradients: bool = False) -> nn.Module:
+    """DistributedDataParallel around the module; the module itself in one process.
+
+    With `compress_gradients` the sum over the ranks is computed in bf16, of gradients that stay as
+    they are on each.
     """
     if world_size() == 1:
-        return
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= world_size()
-
-
-def wrap(module: nn.Module, device: torch.device) -> nn.Module:
-    """DistributedDataParallel around the module; the module itself in one process."""
-    if world_size() == 1:
         return module
-    # Buffers are averaged before evaluation instead of copied from rank 0 at every step.
-    return DistributedDataParallel(
+    # Buffers are averaged before evaluation instead of copied from rank 0 at every step. PyTorch
+    # 2.14 has another name for it, and warns of the old one.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False}
+    network = DistributedDataParallel(
         module,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **options,
     )
+    if compress_gradients:
+        network.register_comm_hook(None, bf16_compress_hook)
+    return network
+
+
+def settle_buckets(
+    network: nn.Module, clips: Tensor, context: AbstractContextManager[None]
+) -> None:
+    """Let DDP lay out its buckets before the first step, by a pass that leaves nothing behind.
+
+    DDP packs gradients into buckets in the order of the parameters, and after its first backward
+    again, in the order in which they were ready. The sum over three or more ranks depends in its
+    last bits on where in a bucket a number lies: a resumed run would differ from one that was not
+    interrupted. Nothing in one process.
+
+    Args:
+        network: of `wrap`, in training mode.
+        clips: (N, C, T, H, W), as many as in a step's forward.
+        context: of the forward.
+
+    """
+    if not isinstance(network, DistributedDataParallel):
+        return
+    before = [buffer.clone() for buffer in network.module.buffers()]
+    with context:
+        logits = network(clips)
+    sum(values.float().sum() for values in logits.values()).backward()
+    network.zero_grad()
+    for buffer, value in zip(network.module.buffers(), before, strict=True):
+        buffer.copy_(value)

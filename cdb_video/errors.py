@@ -41,3 +41,10 @@ class RunError(UserError):
 
 class RunIsHeldError(RunError):
     """Another process is writing to the run."""
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, by a signal, and has saved what it takes to go on.
+
+    Not a UserError: nothing is wrong.
+    """

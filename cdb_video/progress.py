@@ -36,15 +36,19 @@ class Progress:
         description: such as "epoch 3/30".
         total: units of work.
         unit: what the speed counts, such as "clips".
+        done: units that were done before; the speed leaves them out.
         quiet: show nothing (ranks other than 0).
 
     """
 
-    def __init__(self, description: str, *, total: int, unit: str, quiet: bool = False) -> None:
+    def __init__(
+        self, description: str, *, total: int, unit: str, done: int = 0, quiet: bool = False
+    ) -> None:
         self.description = description
         self.total = total
         self.unit = unit
-        self.done = 0.0
+        self.done = float(done)
+        self._before = done
         self._started = self._last_line = time.monotonic()
         self._console = plain_console(stderr=True, quiet=quiet)
         self._bar: RichProgress | None = None
@@ -59,7 +63,7 @@ class Progress:
                 console=self._console,
                 transient=True,
             )
-            self._task = self._bar.add_task(description, total=total, figures="")
+            self._task = self._bar.add_task(description, total=total, completed=done, figures="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -78,7 +82,7 @@ class Progress:
     @property
     def speed(self) -> float:
         """Units a second since the start."""
-        return self.done / max(time.monotonic() - self._started, 1e-9)
+        return (self.done - self._before) / max(time.monotonic() - self._started, 1e-9)
 
     def reach(self, done: float, total: float) -> None:
         """Say how far the work is, where the total is only known now."""

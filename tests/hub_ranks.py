@@ -31,7 +31,7 @@ def main() -> None:
             config = distributed.broadcast_object(config)
             trainer = build_trainer(config, data=read_data(config), ranks=ranks, run=run)
             trainer.fit()
-            state = {"model": trainer.model.state_dict(), "step": trainer.step}
+            state = {"model": trainer.model.state_dict(), "step": trainer.state.position.step}
             torch.save(state, out / f"{Path(path).stem}-rank{ranks.rank}.pt")
             if run:
                 run.close()

@@ -26,4 +26,4 @@ def test_the_last_validation_is_shown_however_soon_it_comes(
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     shown = [event.step for event in events.Images("val/verb/confusion")]
-    assert shown == [trainer.step // 2, trainer.step]
+    assert shown == [trainer.state.position.step // 2, trainer.state.position.step]

@@ -230,6 +230,17 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path, key: Any) -> None:
             {"data": {"val_split": "test_split1", "test_split": None}},
             "data.val_split=test_split1: difficulty never comes from a test split",
         ),
+        (
+            {
+                "loss": {"difficulty": {"statistic": "f1", "max_clips_per_class": 5}},
+                "train": {"eval_every": 2},
+            },
+            "loss.difficulty.statistic=f1 with loss.difficulty.max_clips_per_class=5: F1 over",
+        ),
+        (
+            {"model": {"grad_checkpointing": True}, "train": {"compile": True}},
+            "train.compile=true with model.grad_checkpointing=true: a compiled graph",
+        ),
         ({"data": {"sampler": "cdb"}}, "data.sampler=cdb with loss.name=cdb: difficulty would"),
         (
             {

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cdb_video"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = [*MODULES, *sorted((ROOT / "tools").glob("*.py"))]
+SOURCES = [*MODULES, *sorted((ROOT / "tools").rglob("*.py"))]
 
 BASE = {"counts", "distributed", "errors", "files", "precision", "progress"}
 LEAVES = {"datasets", "clips", "models", "losses"}
@@ -37,14 +37,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "build_losses": BASE | LEAVES | {"config", "evaluation", "training"},
     "build": BASE
     | LEAVES
-    | {"config", "config_file", "evaluation", "training"}
+    | {"config", "config_file", "evaluation", "prepare", "training"}
     | {"build_clips", "build_data", "build_evaluation", "build_losses"},
     "build_evaluation": BASE
     | LEAVES
     | {"config", "evaluation", "training", "build_clips", "build_data"},
     "experiments": BASE
     | LEAVES
-    | {"config", "config_file", "evaluation", "training", "build"}
+    | {"config", "config_file", "evaluation", "prepare", "training", "build"}
     | {"build_clips", "build_data", "build_evaluation"},
 }
 
@@ -167,6 +167,9 @@ FORBIDDEN_CALLS = {
     "torch.hub.load",
     "torch.hub.load_state_dict_from_url",
     "torch.utils.model_zoo.load_url",
+    "torch.jit.load",
+    "torch.package.PackageImporter",
+    "torch.distributed.checkpoint.load",
 }
 
 
@@ -193,8 +196,13 @@ def forbidden_call(node: ast.Call) -> Iterator[str]:
         yield name
     if name == "torch.load" and options.get("weights_only") != "True":
         yield "torch.load without weights_only=True"
-    if name.endswith(".load") and options.get("allow_pickle", "False") != "False":
-        yield "allow_pickle"
+    if name in {"np.load", "numpy.load"} and options.get("allow_pickle") != "False":
+        yield "np.load without allow_pickle=False"
+    if name.endswith("Image.open") and "formats" not in options:
+        yield "an image of any format"  # Pillow starts a program for some
+    modes = [ast.unparse(argument) for argument in node.args[1:]]
+    if name == "av.open" and modes != ["'w'"] and "container_options" not in options:
+        yield "a video of any format and protocol"
     if options.get("shell", "False") != "False":
         yield "shell"
 
@@ -211,6 +219,10 @@ def forbidden_call(node: ast.Call) -> Iterator[str]:
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "np.load(path, allow_pickle=True)",
+        "np.load(path)",
+        "PIL.Image.open(path)",
+        "av.open(path)",
+        "torch.jit.load(path)",
         "eval(text)",
         "exec(text)",
         "yaml.load(text, Loader)",
@@ -223,7 +235,14 @@ def test_a_forbidden_call_is_seen(source: str) -> None:
 
 
 def test_allowed_calls_are_not_taken_for_forbidden_ones() -> None:
-    source = "model.eval(); torch.load(p, weights_only=True); np.load(p); yaml.safe_load(t)"
+    source = """
+model.eval()
+torch.load(p, weights_only=True)
+np.load(p, allow_pickle=False)
+yaml.safe_load(t)
+av.open(p, "w", format="mp4")
+av.open(p, container_options={})
+"""
 
     assert list(forbidden(source)) == []
 

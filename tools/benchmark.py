@@ -13,9 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import loader, loss
+from benchmarks import epoch, evaluate, loader, loss, step
 from benchmarks.loader_table import print_loader_report
 from benchmarks.report import print_report
+from benchmarks.step_table import print_arms_report
 
 from cdb_video.command_line import new_file, positive, run_tool
 from cdb_video.config import DataConfig
@@ -41,6 +42,25 @@ def parse_arguments() -> argparse.Namespace:
     command.set_defaults(measure=loss.measure, show=print_report)
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_common(command, repeats=200)
+    command = benchmarks.add_parser("step", help=step.__doc__)
+    command.set_defaults(measure=step.measure, show=print_arms_report)
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument(
+        "--batch-size", type=positive, metavar="N", help="clips; default 8 on a CPU, 32 on a GPU"
+    )
+    add_common(command, repeats=30)
+    for name, module, repeats in (("epoch", epoch, 8), ("evaluate", evaluate, 8)):
+        command = benchmarks.add_parser(name, help=module.__doc__)
+        command.set_defaults(measure=module.measure, show=print_arms_report)
+        command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        command.add_argument(
+            "--cache",
+            type=lambda text: Path(text).expanduser(),
+            default=Path(DataConfig.model_fields["cache_dir"].default).expanduser(),
+            metavar="DIR",
+            help="where rendered clips are kept; default: data.cache_dir's",
+        )
+        add_common(command, repeats=repeats)
     command = benchmarks.add_parser("loader", help=loader.__doc__)
     command.set_defaults(measure=loader.measure, show=print_loader_report)
     add_clip_options(command)

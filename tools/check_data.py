@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cdb_video.build_clips import clip_sampler, index_folder
+from cdb_video.build_clips import clip_sampler, file_opener
 from cdb_video.build_data import data_root, read_role
 from cdb_video.command_line import new_file, positive, run_tool
 from cdb_video.config import Config
@@ -43,8 +43,8 @@ def main() -> int:
         splits,
         FileCheck(
             clip_sampler(config),
-            decoder=config.data.decoder,
-            index_folder=index_folder(config),
+            opener=file_opener(config),
+            untrusted=config.data.untrusted,
             full=arguments.full,
         ),
         subject_columns=(column,) if column else SUBJECT_COLUMNS,

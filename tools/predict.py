@@ -21,12 +21,12 @@ from pathlib import Path
 from rich.table import Table
 
 from cdb_video import experiments
-from cdb_video.build_clips import choose_device
-from cdb_video.clips.decoders import open_video
+from cdb_video.build_clips import choose_device, file_opener
 from cdb_video.command_line import positive, run_tool
 from cdb_video.datasets.given import find_given
 from cdb_video.distributed import ONE_PROCESS
 from cdb_video.errors import UserError
+from cdb_video.evaluation.predict import segment_record
 from cdb_video.evaluation.prediction_files import VideoPrediction, write_csv, write_json
 from cdb_video.evaluation.video_writer import save_video
 from cdb_video.experiments import LoadedRun
@@ -38,9 +38,15 @@ def main() -> None:
     """Parse, load, predict, write, print."""
     arguments = parse_arguments()
     overrides = [f"train.device={arguments.device}"] if arguments.device else []
+    if arguments.untrusted:
+        overrides += ["data.untrusted=true", "data.decoder=pyav"]
     run = experiments.load_run(arguments.run, overrides=overrides)
     run.model.to(choose_device(run.config, ONE_PROCESS))
-    videos = find_given(arguments.videos, frames=arguments.fps is not None)
+    videos = find_given(
+        arguments.videos,
+        frames=arguments.fps is not None,
+        untrusted=run.config.data.untrusted,
+    )
     check_targets(arguments, videos)
     predictions: list[VideoPrediction] = []
     try:
@@ -83,6 +89,9 @@ def parse_arguments() -> argparse.Namespace:
         help="the video with what is predicted on it",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument(
+        "--untrusted", action="store_true", help="videos of strangers, as data.untrusted=true"
+    )
     arguments = parser.parse_args()
     if arguments.hop and not arguments.window:
         parser.error("--hop needs --window")
@@ -194,9 +203,7 @@ def draw(
         partial(timeline.at, top=arguments.top) if timeline else lambda _: predicted.rankings
     )
     with (
-        open_video(
-            video, decoder="frames" if arguments.fps else "pyav", fps=arguments.fps
-        ) as source,
+        file_opener(run.config, in_child=True)(segment_record(video, fps=arguments.fps)) as source,
         Progress(f"drawing {arguments.save.name}", total=0, unit="frames") as bar,
     ):
         try:

@@ -45,6 +45,7 @@ def main() -> int:
         settings,
         num_workers=arguments.workers,
         timeout_s=arguments.timeout,
+        untrusted=arguments.untrusted,
         index_dir=None if arguments.no_index else arguments.cache_dir.expanduser() / "packet_index",
     )
     report = make_ingest_report(
@@ -104,6 +105,12 @@ def parse_arguments() -> argparse.Namespace:
         help=f"data.cache_dir, for the packet indices of the new files; default {cache_dir}",
     )
     add("--no-index", action="store_true", help="leave the packet indices to the first training")
+    add(
+        "--untrusted",
+        action="store_true",
+        help="the videos are a stranger's: links out of IN_DIR, rare codecs and enormous frames "
+        "are refused, and memory and time are limited (SECURITY.md)",
+    )
     return parser.parse_args()
 
 

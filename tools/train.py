@@ -13,16 +13,18 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from cdb_video import build, distributed, experiments
-from cdb_video.build_clips import choose_device
+from cdb_video.build_clips import choose_device, file_opener
 from cdb_video.build_data import Data, read_data
 from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
 from cdb_video.config import Config
 from cdb_video.config_file import dump_config, load_config, recipe_note
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
+from cdb_video.errors import StoppedError
 from cdb_video.evaluation.report import print_report
 from cdb_video.evaluation.report_page import finish_report_page
 
@@ -45,21 +47,30 @@ def main() -> None:
         run = None
         if ranks.is_main:
             build.check(config, data, ranks=ranks)
+            restarted = distributed.restart_count() > 0
             run, config = experiments.open_run(
                 config,
                 config_name=arguments.config.stem,
-                resume=arguments.resume,
+                resume=arguments.resume or restarted,
+                launch=distributed.launch_id() if restarted and not arguments.resume else None,
                 vocabularies=data.train.vocabularies,
             )
             stack.callback(run.close)
             print_plan(config, data, ranks, str(device), run.path)
             print_note(arguments.config, config)
-        stack.enter_context(process_group(ranks, device))
+        timeout = timedelta(seconds=config.train.rank_timeout_s)
+        stack.enter_context(process_group(ranks, device, timeout=timeout))
         config = distributed.broadcast_object(config)
         trainer = build.build_trainer(config, data=data, ranks=ranks, run=run)
-        if run and trainer.epoch >= config.train.epochs:
-            print(f"{run.path}: all {trainer.epoch} epochs are done; a larger train.epochs goes on")
-        trainer.fit()
+        epoch = trainer.state.position.epoch
+        if run and epoch >= config.train.epochs:
+            print(f"{run.path}: all {epoch} epochs are done; a larger train.epochs goes on")
+        try:
+            trainer.fit()
+        except StoppedError as stop:
+            if run:
+                run.mark_stopped(str(stop))
+            raise
         distributed.barrier()  # the last checkpoint is on the disk
         report_on_splits(config, data, ranks, device)
         if run:
@@ -123,7 +134,9 @@ def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -
             role=role,
         )
         if data.val:
-            finish_report_page(folder, "val", data.val.records)
+            finish_report_page(
+                folder, "val", data.val.records, opener=file_opener(config, in_child=True)
+            )
         print_report(content)
         print(f"report: {folder / f'report_{role}.html'}")
 

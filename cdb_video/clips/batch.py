@@ -116,8 +116,10 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def split(self, size: int) -> list[Batch]:
-        """Parts of at most `size` videos, in order; they share the batch's memory."""
-        return [self._slice(slice(i, i + size)) for i in range(0, len(self), size)]
+        """Even parts of at most `size` videos, in order; they share the batch's memory."""
+        sizes = even_parts(len(self), size)
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        return [self._slice(slice(i, i + n)) for i, n in zip(starts, sizes, strict=True)]
 
     def _slice(self, part: slice) -> Batch:
         return self._map(lambda tensor: tensor[part])
@@ -133,6 +135,15 @@ class Batch:
             ),
             to_rgb=None if self.to_rgb is None else change(self.to_rgb),
         )
+
+
+def even_parts(number: int, most: int) -> list[int]:
+    """The sizes of as few parts as can be, which differ by one at most: of 7 by 3, 3, 2 and 2.
+
+    A rest of one would be a poor sample for batch norm, and may be none at all.
+    """
+    parts = -(-number // most)
+    return [number // parts + (i < number % parts) for i in range(parts)]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -88,12 +88,25 @@ class ClipSampler:
 
 
 def open_record(
-    record: VideoRecord, *, decoder: Decoder = "pyav", index_folder: IndexFolder | None = None
+    record: VideoRecord,
+    *,
+    decoder: Decoder = "pyav",
+    index_folder: IndexFolder | None = None,
+    untrusted: bool = False,
+    deadline_s: float | None = None,
 ) -> VideoDecoder:
-    """The record's video, by a decoder; a folder of frames, which has its fps, by its own."""
-    if record.fps is not None:
-        return open_video(record.path, decoder="frames", fps=record.fps)
-    return open_video(record.path, decoder=decoder, index_folder=index_folder)
+    """The record's video, by a decoder; a folder of frames, which has its fps, by its own.
+
+    `untrusted` and `deadline_s` as in `open_video`.
+    """
+    return open_video(
+        record.path,
+        decoder=decoder if record.fps is None else "frames",
+        fps=record.fps,
+        index_folder=index_folder,
+        untrusted=untrusted,
+        deadline_s=deadline_s,
+    )
 
 
 def cut_windows(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,14 +16,18 @@ import PIL.ImageOps
 import torch
 
 from cdb_video.clips.base import BaseDecoder, Image, VideoDecoder, Window, cut, errors_name
+from cdb_video.clips.child import ChildDecoder
 from cdb_video.clips.index import FrameIndex, open_container, packet_index
 from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.pyav import PyavDecoder
+from cdb_video.clips.untrusted import refuse_size
 from cdb_video.errors import DecodeError
 
 DecoderName = Literal["pyav", "decord", "torchcodec", "frames"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+"""Whatever a name says: Pillow reads others too, one of them by starting a program."""
 
 
 def open_video(
@@ -30,6 +36,8 @@ def open_video(
     decoder: DecoderName = "pyav",
     fps: float | None = None,
     index_folder: IndexFolder | None = None,
+    untrusted: bool = False,
+    deadline_s: float | None = None,
 ) -> VideoDecoder:
     """An open video, a context manager; close it, or use `with`.
 
@@ -46,6 +54,9 @@ def open_video(
         fps: frames a second of a folder of frames, which needs it; never for a file.
         index_folder: where the packet index of a file is kept, for `pyav`; without, a file is read
             through each time that a process opens it first.
+        untrusted: the strict rules of `untrusted.py` for codecs and sizes; for `pyav` and `frames`.
+        deadline_s: decode in a process of its own (`ChildDecoder`), where opening and each call
+            may take so many seconds, and an untrusted video so much memory. None: in this one.
 
     Raises:
         DecodeError: the path cannot be read as a video.
@@ -54,14 +65,29 @@ def open_video(
         raise ValueError(f"decoder={decoder!r}: must be one of {', '.join(get_args(DecoderName))}")
     if "://" in str(path):
         raise DecodeError(f"{path}: only local files are read, no URLs")
+    if untrusted and decoder in _OTHER_DECODERS:
+        raise ValueError(f"decoder={decoder!r}: untrusted videos are for pyav alone")
     path = Path(path)
+    open_here = partial(_open_here, path, decoder, fps, index_folder, untrusted)
     with errors_name(path):
-        if decoder == "frames":
-            return FolderDecoder(path, fps=fps)
-        _check_file(path, fps)
-        if decoder == "pyav":
-            return PyavDecoder(path, index_folder=index_folder)
-        return _OTHER_DECODERS[decoder](path)
+        if deadline_s is None:
+            return open_here()
+        return ChildDecoder(path, open_here, deadline_s=deadline_s, limited=untrusted)
+
+
+def _open_here(
+    path: Path,
+    decoder: DecoderName,
+    fps: float | None,
+    index_folder: IndexFolder | None,
+    untrusted: bool,
+) -> VideoDecoder:
+    if decoder == "frames":
+        return FolderDecoder(path, fps=fps, untrusted=untrusted)
+    _check_file(path, fps)
+    if decoder == "pyav":
+        return PyavDecoder(path, index_folder=index_folder, untrusted=untrusted)
+    return _OTHER_DECODERS[decoder](path)
 
 
 def _check_file(path: Path, fps: float | None) -> None:
@@ -80,7 +106,7 @@ def _check_file(path: Path, fps: float | None) -> None:
 class FolderDecoder(BaseDecoder):
     """A folder of images as a video: image i is shown at i / fps seconds."""
 
-    def __init__(self, path: Path, *, fps: float | None) -> None:
+    def __init__(self, path: Path, *, fps: float | None, untrusted: bool = False) -> None:
         if not path.is_dir():
             raise DecodeError(f"{path}: not a folder of frames")
         if fps is None or not fps > 0:
@@ -90,8 +116,10 @@ class FolderDecoder(BaseDecoder):
             raise DecodeError(f"{path}: no frames: no jpg, png or webp file in this folder")
         self._images = sorted(images, key=_number_order)
         _check_no_gap(path, self._images)
+        if untrusted:
+            _refuse_links_out(path, self._images)
         times = torch.arange(len(images), dtype=torch.float64) / fps
-        height, width = _read_size(self._images[0])
+        height, width = _read_size(self._images[0], path, untrusted=untrusted)
         super().__init__(path, times=times, fps=fps, height=height, width=width)
 
     def close(self) -> None:
@@ -102,24 +130,40 @@ class FolderDecoder(BaseDecoder):
         return [cut(_read_image(self._images[i], size), window) for i in wanted]
 
 
-def _read_size(path: Path) -> tuple[int, int]:
+def _refuse_links_out(path: Path, images: Sequence[Path]) -> None:
+    folder = path.resolve()
+    for image in images:
+        if image.is_symlink() and not image.resolve().is_relative_to(folder):
+            raise DecodeError(f"{image}: data.untrusted: a link out of its folder")
+
+
+def _read_size(image_path: Path, folder: Path, *, untrusted: bool) -> tuple[int, int]:
     """(height, width), upright."""
-    with errors_name(path), PIL.Image.open(path) as image:
-        width, height = image.size
-        is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
-    return (width, height) if is_turned else (height, width)
+    with errors_name(image_path), PIL.Image.open(image_path, formats=IMAGE_FORMATS) as image:
+        if untrusted:
+            refuse_size(folder, height=image.height, width=image.width)
+        return _upright_size(image)
 
 
 def _read_image(path: Path, size: tuple[int, int]) -> Image:
     """(H, W, C) uint8, upright as its EXIF orientation says."""
-    with errors_name(path), PIL.Image.open(path) as image:
-        pixels = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-        if pixels.shape[:2] != size:
-            height, width = pixels.shape[:2]
+    with errors_name(path), PIL.Image.open(path, formats=IMAGE_FORMATS) as image:
+        found = image.size[::-1]
+        # Before it is decoded, as looking for a PNG's orientation does.
+        if sorted(found) == sorted(size):
+            found = _upright_size(image)
+        if found != size:
             raise ValueError(
-                f"{width}x{height} pixels; the first frame of its folder has {size[1]}x{size[0]}"
+                f"{found[1]}x{found[0]} pixels; the first frame of its folder has "
+                f"{size[1]}x{size[0]}"
             )
-    return pixels
+        return np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _upright_size(image: PIL.Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if is_turned else (height, width)
 
 
 def _number_order(image: Path) -> tuple[list[tuple[int, str]], str]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cdb_video.clips.batch import Skipped
 from cdb_video.clips.watchdog import IDLE, DecodePolicy, Guarded, took_too_long
 from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.distributed import end_with_parent
 from cdb_video.errors import DecodeError, RunError
 
 Item = TypeVar("Item")
@@ -65,6 +67,10 @@ class GuardedLoader(Generic[Item, Collated]):
         self._workers: dict[int, BaseProcess] = {}
         self._waiting = False
         self._loader = self._new_loader()
+        if num_workers:
+            # At the process's end multiprocessing would ask workers to end by a signal that they
+            # ignore, and wait for them; what has a priority comes before that.
+            Finalize(None, _end, args=(self._workers,), exitpriority=10)
 
     def batches(self, plan: Plan) -> Iterator[tuple[Collated, tuple[Skipped, ...]]]:
         """A batch for each entry of the plan, in its order, and what is left out of it.
@@ -109,12 +115,7 @@ class GuardedLoader(Generic[Item, Collated]):
         return iterator
 
     def _restart(self, lost: Sequence[Skipped]) -> None:
-        # Killed, and not asked to end: another one may hang too.
-        for process in self._workers.values():
-            process.kill()
-        for process in self._workers.values():
-            process.join()
-        self._workers.clear()
+        _end(self._workers)
         self._guarded.posts.clear()
         self._guarded.lost.update((one.index, one.message) for one in lost)
         self._loader = self._new_loader()
@@ -124,6 +125,7 @@ class GuardedLoader(Generic[Item, Collated]):
         options: dict[str, Any] = {}
         if self.num_workers:
             options = {"persistent_workers": True, "prefetch_factor": 2}
+            options["worker_init_fn"] = _outlive_signals
             # Python 3.14's default starts workers from another process, which then is their parent:
             # no signal would tell this one of their end.
             if multiprocessing.get_start_method(allow_none=True) is None:
@@ -214,6 +216,25 @@ class GuardedLoader(Generic[Item, Collated]):
         if status == -signal.SIGALRM:
             return took_too_long(record, self.policy.timeout_s)
         return f"{record.path}: the process that decoded clip {record.id} died ({_name(status)})"
+
+
+def _end(workers: dict[int, BaseProcess]) -> None:
+    # Killed, and not asked to end: one may hang.
+    for process in workers.values():
+        process.kill()
+    for process in workers.values():
+        process.join()
+    workers.clear()
+
+
+def _outlive_signals(worker: int) -> None:
+    """In a worker: a request to stop that goes to every process of a job is the trainer's.
+
+    It needs its clips until the step is done. The kernel ends a worker whose trainer is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)
 
 
 _BLAMELESS = frozenset({0, -signal.SIGKILL, -signal.SIGBUS, -signal.SIGTERM})

@@ -16,12 +16,16 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from cdb_video.clips.droppable import droppable_test
+from cdb_video.clips.untrusted import OPTIONS, refuse_stream
 from cdb_video.errors import DecodeError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,gif,flv"
 """Containers that hold their own data. Playlists, which name other files, are not among them."""
 _TELLS_ALL = frozenset({"mov"})
 """Formats whose headers say what other files are probed for; Matroska's do not tell of B-frames."""
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+PLACEHOLDER_BYTES = 8
+"""Of MPEG-4 in AVI: a packet as small may stand for a frame that came before it."""
 UNPROBED = MappingProxyType({"probesize": "32768", "analyzeduration": "0"})
 """Without decoding first frames to learn what is in the file: 1 ms in place of 6 for 640x480."""
 
@@ -54,21 +58,24 @@ class FrameIndex:
         return self.pts.numel() == 0
 
 
-def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
+def open_container(path: Path, *, untrusted: bool = False) -> tuple[InputContainer, VideoStream]:
     """A video file and its best video stream, on one thread; the caller closes the container.
 
     Only the file itself is read: no other protocol, and no playlist, whatever the file's name says.
+    Of an untrusted one, only codecs and sizes that `untrusted.py` allows.
     """
     # FFmpeg's log callback takes a lock that threads and forks have been seen to hang on.
     av.logging.set_level(None)
-    container = _open(path, UNPROBED)
+    container = _open(path, UNPROBED, decoder_options={"skip_frame": "all"})
     if not _TELLS_ALL & set(container.format.name.split(",")):
         container.close()
-        container = _open(path)
+        container = _open(path, decoder_options=OPTIONS if untrusted else NO_OPTIONS)
     try:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise DecodeError(f"{path}: no video in this file (sound only)")
+        if untrusted:
+            refuse_stream(path, stream)
         # Many decoders on one thread each beat one on many: loader workers are the parallel part.
         stream.codec_context.thread_count = 1
     except BaseException:
@@ -77,7 +84,12 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
     return container, stream
 
 
-def _open(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> InputContainer:
+def _open(
+    path: Path,
+    options: Mapping[str, str] = NO_OPTIONS,
+    *,
+    decoder_options: Mapping[str, str],
+) -> InputContainer:
     try:
         return av.open(
             # An absolute path: FFmpeg would read "concat:a" or "-a" as something else than a file.
@@ -87,7 +99,7 @@ def _open(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> Inpu
                 "protocol_whitelist": "file",
                 **options,
             },
-            options={"skip_frame": "all"} if options else None,
+            options=dict(decoder_options),
         )
     except (av.error.ArgumentError, av.error.InvalidDataError):
         raise DecodeError(f"{path}: not a video file of a format that is read: {FORMATS}") from None
@@ -104,6 +116,7 @@ def packet_index(container: InputContainer, stream: VideoStream) -> FrameIndex |
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         return None  # AVI stores the order of decoding alone; FFmpeg makes times of it
     open_gop = False
+    num_packets = 0
     shown: list[tuple[int, int, bool]] = []  # pts, row of its key frame, whether it is droppable
     key_pts: list[int] = []
     size: tuple[int, int] | None = None
@@ -112,6 +125,7 @@ def packet_index(container: InputContainer, stream: VideoStream) -> FrameIndex |
         size = size or _first_size(packet)
         if packet.size == 0:  # the end
             continue
+        num_packets += 1
         if packet.is_corrupt:
             raise DecodeError(f"{container.name}: damaged or cut off after {len(shown)} frames")
         if packet.pts is None:
@@ -128,6 +142,7 @@ def packet_index(container: InputContainer, stream: VideoStream) -> FrameIndex |
         if key < 0:
             return None
         shown.append((packet.pts, key, is_droppable(packet)))
+    _refuse_cut(container, stream, num_packets)
     if not shown:
         raise DecodeError(f"{container.name}: no frames in this file")
     if size is None:
@@ -150,14 +165,31 @@ def packet_index(container: InputContainer, stream: VideoStream) -> FrameIndex |
 
 
 def decoded_index(container: InputContainer, stream: VideoStream) -> FrameIndex:
-    """The index by order, for files whose packets do not tell it. Costs decoding the whole file."""
+    """The index by order, for files whose packets do not tell it. Costs decoding the whole file.
+
+    Raises:
+        DecodeError: nothing decodes, or fewer frames than there are packets of one: a decoder that
+            lost a key frame leaves out those after it without a word.
+
+    """
     found: list[int | None] = []
     size = 0, 0
-    for frame in container.decode(stream):
-        size = upright_size(frame) if not found else size
-        found.append(frame.pts)
+    stored = 0
+    least = PLACEHOLDER_BYTES if stream.codec_context.name == "mpeg4" else 0
+    by_fields = False
+    for packet in container.demux(stream):
+        is_shown = not (packet.is_discard or _is_hidden_vp8(stream, packet))
+        stored += is_shown and packet.size > least
+        for frame in packet.decode():
+            size = upright_size(frame) if not found else size
+            by_fields |= frame.interlaced_frame
+            found.append(frame.pts)
     if not found:
         raise DecodeError(f"{container.name}: no frame of this file decodes")
+    if len(found) < stored and not by_fields:
+        raise DecodeError(
+            f"{container.name}: damaged: {len(found)} frames decode of {stored} in the file"
+        )
     known = [pts for pts in found if pts is not None]
     pts = torch.tensor(known, dtype=torch.int64)
     if len(known) == len(found) and _increases(pts):
@@ -169,6 +201,17 @@ def decoded_index(container: InputContainer, stream: VideoStream) -> FrameIndex:
         times, fps = torch.arange(len(found), dtype=torch.float64) / float(rate), float(rate)
     none = torch.empty(0, dtype=torch.int64)
     return FrameIndex(times, fps, none, none, none, none.bool(), *size)
+
+
+def _refuse_cut(container: InputContainer, stream: VideoStream, num_packets: int) -> None:
+    """A file cut between two packets reads well to its new end: only its own index tells."""
+    if num_packets < len(stream.index_entries):
+        stored = sum(entry.size > 0 for entry in stream.index_entries)
+        if num_packets < stored:
+            raise DecodeError(
+                f"{container.name}: damaged or cut off: {num_packets} frames are there of the "
+                f"{stored} in its index"
+            )
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
@@ -212,4 +255,6 @@ def _increases(pts: Tensor) -> bool:
 def _is_hidden_vp8(stream: VideoStream, packet: av.Packet[VideoStream]) -> bool:
     # RFC 6386, 9.1: bit 4 of a frame's first byte is show_frame. VP9 and AV1 pack what is hidden
     # into the packet of a frame that is shown.
-    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
+    return (
+        stream.codec_context.name == "vp8" and packet.size > 0 and not memoryview(packet)[0] & 0x10
+    )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from cdb_video.clips.index import FrameIndex
 
-FORMAT = f"1, av {av.__version__}"
+FORMAT = f"2, av {av.__version__}"
 """What makes an index of the same file another one: this class, and the library that read it."""
 ELSEWHERE = "outside of the root"
 _TENSORS = ("times", "pts", "key", "key_pts", "droppable")

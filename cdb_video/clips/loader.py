@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -44,15 +45,28 @@ class TrainingLoader:
         if isinstance(clips, FeatureClips):
             self._loader = clips
             return
-        side = clips.augmentation.crop_size
         self._loader = GuardedLoader(
             clips,
             clips.records,
-            collate=_Collate((1, 3, clips.sampler.num_frames, side, side)),
+            collate=_Collate((1, *self.clip_shape)),
             policy=policy,
             num_workers=num_workers,
             pin_memory=pin_memory,
         )
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of the clips; (D, L, 1, 1) of features."""
+        if isinstance(self.clips, FeatureClips):
+            return self.clips.num_features, self.clips.num_tokens, 1, 1
+        side = self.clips.augmentation.crop_size
+        return 3, self.clips.sampler.num_frames, side, side
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the clips, their order and their labels, and not with where they lie."""
+        lines = [f"{record.id} {sorted(record.labels.items())}" for record in self.clips.records]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def steps_per_epoch(self) -> int:

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cdb_video.clips.base import BaseDecoder, Image, Window, cut
-from cdb_video.clips.dataset import ClipSampler, Decoder, open_record
+from cdb_video.clips.dataset import ClipSampler, RecordOpener, open_record
 from cdb_video.clips.guarded_loader import GuardedLoader
-from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.watchdog import RAISE, DecodePolicy
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.distributed import local_world_size
@@ -57,8 +56,7 @@ class ClipMemory:
     Args:
         sampler: which frames a segment offers; all of them are kept.
         short_side: in pixels.
-        decoder: library that decodes video files.
-        index_folder: where their packet indices are kept.
+        opener: opens a record's video, to be decoded.
         policy: what happens to clips that do not decode. One that is skipped is remembered, and
             opening it is the error that it was.
 
@@ -69,14 +67,12 @@ class ClipMemory:
         *,
         sampler: ClipSampler,
         short_side: int,
-        decoder: Decoder = "pyav",
-        index_folder: IndexFolder | None = None,
+        opener: RecordOpener = open_record,
         policy: DecodePolicy = RAISE,
     ) -> None:
         self.sampler = sampler
-        self.index_folder = index_folder
         self.short_side = short_side
-        self.decoder: Decoder = decoder
+        self.opener = opener
         self.policy = policy
         self.num_bytes = 0
         self._videos: dict[str, MemoryVideo] = {}
@@ -101,7 +97,7 @@ class ClipMemory:
 
     def decode(self, record: VideoRecord) -> MemoryVideo:
         """The record's segment, decoded and scaled now."""
-        with open_record(record, decoder=self.decoder, index_folder=self.index_folder) as video:
+        with self.opener(record) as video:
             kept = self.sampler.segment(video, record).unique()
             # In parts: a long segment in full size would be gigabytes.
             parts = [self._scaled(video.frames(part)) for part in kept.split(64)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from cdb_video.clips.batch import even_parts
 from cdb_video.clips.dataset import sample_generator
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.errors import ConfigError
@@ -48,6 +49,12 @@ class TrainingOrder(Sampler[list[tuple[int, ...]]]):
     def steps_per_epoch(self) -> int:
         """Full global batches in the split."""
         return self.num_records // self.batch_size
+
+    def forward_sizes(self, micro_batch_size: int) -> set[int]:
+        """How many clips a forward has, on any rank, while no clip is left out."""
+        world = self.ranks.world_size
+        shares = {len(range(rank, self.batch_size, world)) for rank in range(world)}
+        return {part for share in shares for part in even_parts(share, micro_batch_size)}
 
     def set_position(self, epoch: int, step: int = 0) -> None:
         """Where the next iteration starts."""

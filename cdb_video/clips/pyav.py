@@ -18,6 +18,7 @@ from cdb_video.clips.base import BaseDecoder, Image, Planes, Window, errors_name
 from cdb_video.clips.convert import ToPlanes, ToRgb
 from cdb_video.clips.index import FrameIndex, decoded_index, open_container, packet_index
 from cdb_video.clips.index_folder import IndexFolder
+from cdb_video.clips.untrusted import refuse_size
 from cdb_video.errors import DecodeError
 
 Taken = TypeVar("Taken")
@@ -38,10 +39,16 @@ class PyavDecoder(BaseDecoder):
     the frames are taken in order.
     """
 
-    def __init__(self, path: Path, *, index_folder: IndexFolder | None = None) -> None:
-        self._container, self._stream = open_container(path)
+    def __init__(
+        self, path: Path, *, index_folder: IndexFolder | None = None, untrusted: bool = False
+    ) -> None:
+        self._untrusted = untrusted
+        self._container, self._stream = open_container(path, untrusted=untrusted)
         try:
             self._index = index = self._find_index(path, index_folder)
+            if untrusted:  # the header may have told less
+                size = {"height": index.height, "width": index.width}
+                refuse_size(path, **size, num_frames=len(index.times))
         except BaseException:
             self._container.close()
             raise
@@ -208,4 +215,4 @@ class PyavDecoder(BaseDecoder):
 
     def _reopen(self, path: Path) -> None:
         self._container.close()
-        self._container, self._stream = open_container(path)
+        self._container, self._stream = open_container(path, untrusted=self._untrusted)

@@ -204,11 +204,13 @@ class ToModelInput(nn.Module):
         std: per channel, in units of `value_range`.
         value_range: what the brightest pixel, 255, becomes: 1 or 255.
         jitter: apply the colour factors of an appearance; without, a few passes are saved.
+        dtype: of the result: the type in which the network's first layer computes, so that it need
+            not be cast again (`precision.input_type`).
 
     """
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -217,14 +219,16 @@ class ToModelInput(nn.Module):
         value_range: float = 1.0,
         *,
         jitter: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.jitter = jitter
-        # In units of 255, so that no pass over the pixels is spent on the range.
+        self.dtype = dtype
+        # (pixel / 255 * value_range - mean) / std as one multiplication and one addition.
         shape = (1, -1, 1, 1, 1)
-        scale = 255 / value_range
-        self.register_buffer("mean", torch.tensor(mean).reshape(shape) * scale, persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(shape) * scale, persistent=False)
+        means, stds = torch.tensor(mean).reshape(shape), torch.tensor(std).reshape(shape)
+        self.register_buffer("scale", value_range / (255 * stds), persistent=False)
+        self.register_buffer("shift", -means / stds, persistent=False)
 
     def forward(
         self, clips: Tensor, appearance: Appearance | None = None, to_rgb: Tensor | None = None
@@ -237,18 +241,30 @@ class ToModelInput(nn.Module):
             to_rgb: (N, 3, 4) of clips of YUV planes, see `Planes`; None: they are RGB.
 
         Returns:
-            (N, C, T, H, W) fp32, channels last in memory, as 3D convolutions are fastest.
+            (N, C, T, H, W) of `dtype`, channels last in memory, as 3D convolutions are fastest.
 
         """
-        pixels = clips.to(torch.float32, memory_format=torch.channels_last_3d)
-        if to_rgb is not None:
-            pixels = convert_to_rgb(pixels, to_rgb)
+        pixels = clips
         if appearance is not None:
+            # While a pixel is still one byte.
             flip = appearance.flip.reshape(-1, 1, 1, 1, 1)
             pixels = torch.where(flip, pixels.flip(-1), pixels)
-            if self.jitter:
-                pixels = color_jitter(pixels, appearance.jitter)
-        return (pixels - self.mean) / self.std
+        if to_rgb is not None:
+            pixels = convert_to_rgb(_channels_last(pixels), to_rgb)
+        if appearance is not None and self.jitter:
+            pixels = color_jitter(_channels_last(pixels), appearance.jitter)
+        # Normalise, cast and lay out in one pass; the arithmetic is fp32's in every `dtype`.
+        made = torch.empty(
+            pixels.shape,
+            dtype=self.dtype,
+            device=pixels.device,
+            memory_format=torch.channels_last_3d,
+        )
+        return torch.addcmul(self.shift, pixels, self.scale, out=made)
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.to(torch.float32, memory_format=torch.channels_last_3d)
 
 
 def convert_to_rgb(pixels: Tensor, to_rgb: Tensor) -> Tensor:

@@ -123,6 +123,8 @@ class Guarded(Dataset[Item | Skipped]):
     def _posted(self, worker: int, index: int) -> Iterator[None]:
         # The default, whatever the parent or a library has set: the kernel ends the process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        # The parent's handler came with the fork, and a decoder may have a process of its own.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.posts.set(worker, index)
         signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
         try:

@@ -14,6 +14,11 @@ from cdb_video.datasets.columns import compose, fields, our_columns
 from cdb_video.datasets.folder import VIDEO_SUFFIXES
 from cdb_video.errors import DataError
 
+MAX_BYTES = 2**28
+"""Of an annotation file: those of 100 hours of video have a twentieth."""
+PEEK = 2**16
+"""Characters in which the first line of a table has to be."""
+
 # Up to the last video suffix, so that paths with spaces work; other paths are folders of frames.
 _VIDEO = "|".join(re.escape(suffix) for suffix in VIDEO_SUFFIXES)
 _VIDEO_LINE = re.compile(rf'"?(?P<path>.+(?:{_VIDEO}))"?(?P<separator>[ ,\t])(?P<label>.+)', re.I)
@@ -63,9 +68,12 @@ def read_text(file: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        DataError: the file is not there, or not UTF-8.
+        DataError: the file is not there, too large, or not UTF-8.
     """
     try:
+        size = file.stat().st_size
+        if size > MAX_BYTES or (file.exists() and not file.is_file()):  # a pipe would be waited for
+            raise DataError(f"{file}: not a file of at most {MAX_BYTES} bytes")
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
@@ -84,7 +92,11 @@ def find_tables(place: Path, root: Path, *, path_column: str = "path") -> list[P
         return [place]
     if not place.is_dir():
         raise DataError(f"data.annotations: no file or folder {place}")
-    files = [p for p in sorted(place.iterdir()) if p.suffix.lower() in (".csv", ".tsv", ".txt")]
+    files = [
+        path
+        for path in sorted(place.iterdir())
+        if path.suffix.lower() in (".csv", ".tsv", ".txt") and path.is_file()
+    ]
     fitting = [file for file in files if _is_table(file, root, path_column)]
     return fitting or [file for file in files if file.suffix.lower() != ".txt"]
 
@@ -111,8 +123,8 @@ def starts_bare(file: Path) -> bool:
 
 def _peek(file: Path) -> str:
     # Not `read_text`: a README in another encoding is no error.
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        return _first_line(lines)
+    with file.open(encoding="utf-8-sig", errors="replace") as text:
+        return _first_line(text.read(PEEK).split("\n"))
 
 
 def _is_table(file: Path, root: Path, path_column: str) -> bool:
@@ -146,8 +158,10 @@ def _parse_list(file: Path, text: str) -> Table:
     rows = []
     for number, line in lines:
         match = _VIDEO_LINE.fullmatch(line) or _FOLDER_LINE.fullmatch(line)
-        # The same separator again would be a second label or a third column.
-        if match is None or match["separator"] in match["label"].strip():
+        # The same separator again would be a second label or a third column; and a path of spaces
+        # without a label is no folder with one.
+        is_wrong = match is None or match["separator"] in match["label"].strip()
+        if match is None or is_wrong or _BARE_LINE.fullmatch(line):
             raise DataError(f"{file}:{number}: expected 'path label', found {line!r}")
         cells = {"path": match["path"].strip(), "label": match["label"].strip()}
         rows.append(Row(f"{file}:{number}", cells))

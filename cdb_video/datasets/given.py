@@ -7,28 +7,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cdb_video.datasets.folder import VIDEO_SUFFIXES, refuse_unprintable
+from cdb_video.datasets.inside import refuse_outside
 from cdb_video.errors import DataError
 
 _SUFFIXES = " ".join(VIDEO_SUFFIXES)
 
 
-def find_given(names: Sequence[str], *, frames: bool = False) -> list[Path]:
+def find_given(
+    names: Sequence[str], *, frames: bool = False, untrusted: bool = False
+) -> list[Path]:
     """The videos, each once, in the order given; those of a folder or pattern sorted.
 
     Args:
         names: files; folders, whose videos are taken at any depth, hidden ones left out; patterns
             as a shell's, with `**` for folders at any depth, of which videos are taken.
         frames: a video is a folder of frames.
+        untrusted: what is named may lie anywhere, but nothing in a folder leads out of it.
 
     Raises:
         DataError: a path that is not there; a folder or pattern without a video; a name that is not
-            UTF-8.
+            UTF-8; a link out of an untrusted folder.
 
     """
     found: dict[Path, Path] = {}
     for name in names:
         for path in _folders(name) if frames else _files(name):
             refuse_unprintable(path)
+            if untrusted and Path(name).is_dir():
+                refuse_outside(path, Path(name))
             found.setdefault(path.resolve(), path)
     return list(found.values())
 

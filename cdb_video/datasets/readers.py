@@ -12,6 +12,7 @@ from cdb_video.datasets.annotation_files import find_tables, starts_bare
 from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
 from cdb_video.datasets.columns import refuse_unknown
 from cdb_video.datasets.folder import find_videos, read_folder
+from cdb_video.datasets.inside import refuse_links_out, refuse_outside, refuse_paths_out
 from cdb_video.datasets.table import read_table
 from cdb_video.errors import DataError
 
@@ -56,6 +57,7 @@ def read_split(
     part: Part = "all",
     check_files: bool = True,
     vocabularies: Mapping[str, Vocabulary] | None = None,
+    untrusted: bool = False,
 ) -> Split:
     """The records of one split, or of the union of several, with the classes of the whole data set.
 
@@ -75,6 +77,7 @@ def read_split(
         part: "rest" leaves the records of those subjects out, "held_out" keeps only them.
         check_files: every video must be there.
         vocabularies: the classes of a checkpoint; a label that is none of them is refused.
+        untrusted: refuse absolute paths, "..", and links anywhere in the root that lead out of it.
 
     Raises:
         DataError: annotations, labels or videos that cannot be used, each with its file and line.
@@ -82,6 +85,10 @@ def read_split(
     root, place = Path(root), None if annotations is None else Path(annotations)
     names = (split,) if isinstance(split, str) else tuple(dict.fromkeys(split))
     _refuse_bad_arguments(root, names, part)
+    if untrusted:  # before any file is read
+        refuse_links_out(root)
+        if place is not None:
+            refuse_outside(root / place, root)
     if format == "auto":
         format = _detect_format(root, place, columns or {})
     _refuse_other_formats_keys(
@@ -127,6 +134,8 @@ def read_split(
         read = _hold_out(read, column=column, subjects=hold_out_subjects, part=part)
     if vocabularies is not None:
         read = _relabel(read, vocabularies)
+    if untrusted:
+        refuse_paths_out(read, root)
     if check_files:
         _check_files(read, _EXPECTED_FILES.get(format, f"paths relative to {root}"))
     return read

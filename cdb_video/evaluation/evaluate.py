@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -11,16 +11,26 @@ import torch
 from torch import Tensor
 
 from cdb_video import distributed
-from cdb_video.clips.batch import Batch, Skipped
+from cdb_video.clips.batch import Skipped
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import ToModelInput
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.errors import DecodeError
+from cdb_video.evaluation.full_forwards import score_batches
 from cdb_video.evaluation.predictions import HeadPredictions, Predictions, metadata_of
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
+
+
+class EvaluationStoppedError(Exception):
+    """An evaluation was ended, on every rank, as one of them was asked to."""
+
+
+def to_the_end(videos_done: int) -> bool:
+    """`keep_going` of an evaluation that nobody ends."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ def evaluate(
     micro_batch_size: int = 32,
     description: str = "evaluating",
     quiet: bool = True,
+    keep_going: Callable[[int], bool] = to_the_end,
 ) -> EvalReport:
     """Score every video of the loader's split, over all ranks of the process group.
 
@@ -69,14 +80,16 @@ def evaluate(
         micro_batch_size: clips a forward, at most.
         description: what the progress bar says.
         quiet: show no progress bar.
+        keep_going: asked after each batch, with the number of videos that this rank has done.
 
     Raises:
         DecodeError: naming a video that does not decode; or too many were skipped, or all.
+        EvaluationStoppedError: on every rank, where one was not to keep going.
 
     """
     device = torch.device(device)
     records = loader.views.records
-    scorer = _Scorer(model, device=device, precision=precision, micro_batch_size=micro_batch_size)
+    scorer = ViewScorer(model, device=device, precision=precision)
     # A rank without a video keeps zeros, and still takes part in the sum.
     heads = {
         head: HeadPredictions(
@@ -89,16 +102,21 @@ def evaluate(
         for head, num_classes in model.num_classes.items()
     }
     skipped: list[Skipped] = []
+    stopped = False
     was_training = model.training
     model.eval()
     with Progress(description, total=len(loader.order.indices), unit="videos", quiet=quiet) as bar:
-        for batch in loader:
-            for head, view_scores in scorer(batch).items():
+        for batch, scores in score_batches(loader, scorer, size=micro_batch_size, device=device):
+            for head, view_scores in scores.items():
                 heads[head].scores[batch.indices] = view_scores.mean(1)
                 heads[head].view_scores[batch.indices] = view_scores.half()
             skipped += batch.skipped
             bar.advance(len(batch) + len(batch.skipped))
+            if stopped := not keep_going(int(bar.done)):
+                break
     model.train(was_training)
+    if distributed.any_rank(stopped):
+        raise EvaluationStoppedError
     for part in heads.values():
         distributed.all_reduce(part.scores)
         distributed.all_reduce(part.view_scores)
@@ -140,36 +158,18 @@ def _rows(part: HeadPredictions, kept: list[int]) -> HeadPredictions:
     return HeadPredictions(part.scores[kept], part.view_scores[kept], part.labels[kept])
 
 
-class _Scorer:
-    """Batch -> {head: (B, V, K) fp32 probabilities on the CPU}."""
+class ViewScorer:
+    """Clips (n, C, T, H, W) uint8 on the device -> {head: (n, K) fp32 probabilities} there."""
 
-    def __init__(
-        self,
-        model: Recognizer,
-        *,
-        device: torch.device,
-        precision: Precision,
-        micro_batch_size: int,
-    ) -> None:
+    def __init__(self, model: Recognizer, *, device: torch.device, precision: Precision) -> None:
         self.model = model
-        self.device = device
-        self.to_input = ToModelInput(*model.normalization).to(device)
+        self.to_input = ToModelInput(*model.normalization, dtype=input_type(precision)).to(device)
         self.autocast: AbstractContextManager[None] = autocast(device, precision)
-        self.micro_batch_size = micro_batch_size
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        num_videos, num_views = batch.clips.shape[:2]
-        if not num_videos:
-            return {}
-        parts: dict[str, list[Tensor]] = {}
-        for clips, to_rgb in batch.to(self.device).views(self.micro_batch_size):
-            inputs = self.to_input(clips, to_rgb=to_rgb)
-            with self.autocast:
-                logits = self.model(inputs)
-            for head, values in logits.items():
-                parts.setdefault(head, []).append(values.float().softmax(1))
-        return {
-            head: torch.cat(scores).reshape(num_videos, num_views, -1).cpu()
-            for head, scores in parts.items()
-        }
+    def __call__(self, clips: Tensor, to_rgb: Tensor | None) -> dict[str, Tensor]:
+        """`to_rgb` (n, 3, 4) is that of clips of YUV planes."""
+        inputs = self.to_input(clips, to_rgb=to_rgb)
+        with self.autocast:
+            logits = self.model(inputs)
+        return {head: values.float().softmax(1) for head, values in logits.items()}

@@ -30,7 +30,7 @@ from cdb_video.evaluation.predictions import (
     save_arrays,
 )
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
 
 VIDEOS_AT_ONCE = 256
@@ -99,7 +99,7 @@ def extract_features(
     records = loader.views.records
     views = (loader.views.num_views,) if by_view else ()
     features = torch.zeros(len(records), *views, model.backbone.num_features)
-    to_input = ToModelInput(*model.normalization).to(device)
+    to_input = ToModelInput(*model.normalization, dtype=input_type(precision)).to(device)
     skipped: list[Skipped] = []
     was_training = model.training
     model.eval()
@@ -144,7 +144,7 @@ def see_views(
     """What a function of clips (N, C, T, H, W) -> (N, ...) gives of each view: (B, V, ...) fp32."""
     parts = [
         see(to_input(clips, to_rgb=to_rgb)).float()
-        for clips, to_rgb in batch.to(to_input.mean.device).views(micro_batch_size)
+        for clips, to_rgb in batch.to(to_input.scale.device).views(micro_batch_size)
     ]
     views = torch.cat(parts)
     return views.reshape(*batch.clips.shape[:2], *views.shape[1:])

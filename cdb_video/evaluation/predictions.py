@@ -19,13 +19,14 @@ from torch import Tensor
 from cdb_video.counts import ClassCounts
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DataError
-from cdb_video.files import replaced
+from cdb_video.files import refuse_unpacking, replaced
 
 # What numpy, zipfile and torch raise on files that are empty, cut short, damaged or something else.
 _NOT_SUCH_A_FILE = (
     OSError,
     EOFError,
     KeyError,
+    MemoryError,  # an array that claims terabytes
     TypeError,
     ValueError,
     zipfile.BadZipFile,
@@ -208,6 +209,7 @@ def load_arrays(path: Path, *, kind: str) -> Iterator[dict[str, np.ndarray]]:
     """
     try:
         # Opened here: numpy leaves a file open of which it finds that it is no archive.
+        refuse_unpacking(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         yield arrays

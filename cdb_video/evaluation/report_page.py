@@ -46,7 +46,13 @@ def is_due(page: Path) -> bool:
     return not page.exists() or time.time() - page.stat().st_mtime >= EVERY_S
 
 
-def finish_report_page(folder: Path, split: str, records: Sequence[VideoRecord] = ()) -> None:
+def finish_report_page(
+    folder: Path,
+    split: str,
+    records: Sequence[VideoRecord] = (),
+    *,
+    opener: Callable[[VideoRecord], VideoDecoder] = open_record,
+) -> None:
     """Write a page again from the run's own files when training is done, now with thumbnails.
 
     A validation's page is older than the difficulty that the validation gave, in a run of short
@@ -59,7 +65,9 @@ def finish_report_page(folder: Path, split: str, records: Sequence[VideoRecord] 
     if page.exists() and page.stat().st_mtime >= metrics.stat().st_mtime and not _is_live(page):
         return
     report = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    write_report_page(folder, report, *load_predictions(predictions), records=records)
+    write_report_page(
+        folder, report, *load_predictions(predictions), records=records, opener=opener
+    )
 
 
 def _is_live(page: Path) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cdb_video import build, distributed
-from cdb_video.build_clips import build_evaluation_loader, choose_device
+from cdb_video.build_clips import build_evaluation_loader, choose_device, file_opener
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import write_report
 from cdb_video.clips.memory import ClipMemory
@@ -204,14 +204,14 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
             print(title, flush=True)
         load_into_memory(config, data, ["train", "val", "test"], ranks=ranks)
         trainer = build.build_trainer(config, data=data, ranks=ranks, run=run, quiet=True)
-        first, began = trainer.epoch, time.perf_counter()
+        first, began = trainer.state.position.epoch, time.perf_counter()
         try:
             trainer.fit()
         except RunError as error:  # on every rank: the loss is a sum over them
             if run:
                 _write_cell(run, {"failed": str(error)})
             return "failed"
-        epochs = trainer.epoch - first
+        epochs = trainer.state.position.epoch - first
         seconds = (time.perf_counter() - began) / epochs if epochs else None
         split = data.split("test")
         report = evaluate(
@@ -225,7 +225,12 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
             write_report(
                 run.path, report, config=config, classes=data.classes, split=split, role="test"
             )
-            finish_report_page(run.path, "val", data.val.records if data.val else ())
+            finish_report_page(
+                run.path,
+                "val",
+                data.val.records if data.val else (),
+                opener=file_opener(config, in_child=True),
+            )
             _write_cell(run, {"seconds_per_epoch": seconds})
         distributed.barrier()
         return "done"

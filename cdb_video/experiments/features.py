@@ -25,7 +25,6 @@ from cdb_video.evaluation.features import (
 from cdb_video.evaluation.predictions import Predictions, load_predictions
 from cdb_video.evaluation.token_files import save_tokens
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, choose_precision
 from cdb_video.training import checkpoint
 
 if TYPE_CHECKING:  # runs stamps its scores with `source_of`
@@ -78,7 +77,7 @@ def write_features(
             device=next(run.model.parameters()).device,
             ranks=ranks,
             source=source_of(run),
-            precision=_precision(run),
+            precision=run.precision,
             micro_batch_size=run.config.train.micro_batch_size,
             description=description,
         )
@@ -103,7 +102,7 @@ def run_features(
         build_evaluation_loader(run.config, split, ranks=ranks),
         device=next(run.model.parameters()).device,
         by_view=by_view,
-        precision=_precision(run),
+        precision=run.precision,
         micro_batch_size=run.config.train.micro_batch_size,
         description=description,
         quiet=not ranks.is_main,
@@ -151,7 +150,7 @@ def plain_features(run: LoadedRun, role: str) -> Features:
 
 def scores_of(run: LoadedRun, model: Recognizer, features: Features) -> Predictions:
     """What a model of the run's backbone says of the run's features."""
-    return score_features(model, features, precision=_precision(run))
+    return score_features(model, features, precision=run.precision)
 
 
 def run_predictions(run: LoadedRun, split: Split, role: str) -> Predictions:
@@ -175,7 +174,7 @@ def run_predictions(run: LoadedRun, split: Split, role: str) -> Predictions:
             run.model,
             build_evaluation_loader(run.config, split, ranks=ONE_PROCESS),
             device=next(run.model.parameters()).device,
-            precision=_precision(run),
+            precision=run.precision,
             micro_batch_size=run.config.train.micro_batch_size,
         ).predictions
     else:
@@ -191,10 +190,6 @@ def asked_subsets(run: LoadedRun, split: Split, role: str) -> dict[str, list[str
     about = load_predictions(path)[0].about
     found: dict[str, list[str]] = about.get("subsets", {})
     return found if about.get("annotation_split") == split.name else {}
-
-
-def _precision(run: LoadedRun) -> Precision:
-    return choose_precision(run.config.train.precision, next(run.model.parameters()).device)
 
 
 def _is_of(kept: Features | Predictions, split: Split) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from cdb_video.evaluation.windows import ReportProgress, no_progress, predict_wi
 from cdb_video.experiments.features import source_of
 from cdb_video.models.base import place
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import choose_precision
+from cdb_video.precision import Precision, use_fast_kernels
+from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training import checkpoint
 from cdb_video.training.run_folder import RunFolder, choose_run_folder
 
@@ -44,7 +47,11 @@ MAY_DIFFER_ON_RESUME = {
     "data.num_workers",
     "data.decode_timeout_s",
     "train.epochs",
+    "train.keep_last",
     "train.micro_batch_size",
+    "train.rank_timeout_s",
+    "train.save_every_minutes",
+    "train.save_every_steps",
 }
 
 
@@ -82,6 +89,18 @@ class LoadedRun:
         result: Tensor = to_input(clips.to(device))
         return result
 
+    @cached_property
+    def precision(self) -> Precision:
+        """Of forward passes: train.precision, where it is sound on the model's device."""
+        return probed_precision(
+            self.config.train.precision,
+            self.model,
+            clips=self.config.train.micro_batch_size,
+            num_frames=self.config.clip.num_frames,
+            crop_size=self.config.clip.crop_size,
+            backward=False,
+        )
+
     @property
     def scorer(self) -> Scorer:
         """Scores segments of videos with the run's clips, views and precision.
@@ -95,15 +114,15 @@ class LoadedRun:
                 f"{self.folder}: its heads were trained on saved features and see no videos; "
                 "evaluate it on features of the same backbone (data.root)"
             )
-        device = next(self.model.parameters()).device
         return Scorer(
             self.model,
             sampler=clip_sampler(self.config),
             crops=evaluation_crops(self.config),
             num_clips=self.config.views.num_clips,
-            opener=record_opener(self.config),
+            # In this process, no time limit would interrupt a library that hangs.
+            opener=record_opener(self.config, in_child=True),
             pixels=self.config.data.pixels,
-            precision=choose_precision(self.config.train.precision, device),
+            precision=self.precision,
             micro_batch_size=self.config.train.micro_batch_size,
         )
 
@@ -157,8 +176,7 @@ def load_run(
         ConfigError: an override that cannot be used.
 
     """
-    path = find_checkpoint(Path(run))
-    state = checkpoint.load_model(path)
+    path, state = _load_first_whole(_candidates(Path(run)))
     config = load_config(path / "config.yaml", overrides)
     classes = read_classes(path)
     model = build_model(
@@ -170,6 +188,7 @@ def load_run(
     )
     model.load_state_dict(state)
     model.normalization = read_normalization(path)
+    use_fast_kernels(torch.device(device))
     place(model, device)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
@@ -188,18 +207,33 @@ def find_checkpoint(run: Path) -> Path:
         RunError: there is none.
 
     """
+    return _candidates(run)[0]
+
+
+def _candidates(run: Path) -> list[Path]:
+    """The checkpoint that a RUN argument means, and those to fall back on if it is damaged."""
     if (run / checkpoint.MANIFEST).exists():
-        return run
+        return [run]
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise RunError(f"{run}: neither a run's folder nor a checkpoint")
-    best = checkpoint.load_best(folder)
-    if best is not None and (folder / str(best["checkpoint"])).is_dir():
-        return folder / str(best["checkpoint"])
-    found = checkpoint.checkpoints(folder)
+    found, lines = checkpoint.best_first(folder)
+    for line in lines:
+        print(line, file=sys.stderr)
     if not found:
         raise RunError(f"{run}: no checkpoint in it yet")
-    return found[-1]
+    return found
+
+
+def _load_first_whole(paths: Sequence[Path]) -> tuple[Path, dict[str, Tensor]]:
+    """The first checkpoint that is whole, and its model's state; damaged ones are named."""
+    *others, last = paths
+    for path, following in zip(others, paths[1:], strict=True):
+        try:
+            return path, checkpoint.load_model(path)
+        except RunError as error:
+            print(f"{error}; {following.name} is used in its place", file=sys.stderr)
+    return last, checkpoint.load_model(last)
 
 
 def score(
@@ -216,7 +250,7 @@ def score(
         run.model,
         loader,
         device=device,
-        precision=choose_precision(run.config.train.precision, device),
+        precision=run.precision,
         micro_batch_size=run.config.train.micro_batch_size,
         description=description,
         quiet=not ranks.is_main,
@@ -230,12 +264,14 @@ def open_run(
     *,
     config_name: str,
     resume: bool,
+    launch: str | None = None,
     vocabularies: Mapping[str, Vocabulary] | None = None,
     quiet: bool = False,
 ) -> tuple[RunFolder, Config]:
     """The folder of a new or continued run, locked, and the configuration with its name in it.
 
-    `vocabularies` are the data's classes, which must be the run's when it is continued.
+    `vocabularies` are the data's classes, which must be the run's when it is continued. With
+    `launch` a run without a name is continued if that launch of torchrun began it.
 
     Raises:
         RunIsHeldError: another process is writing to the run.
@@ -243,7 +279,11 @@ def open_run(
 
     """
     path = choose_run_folder(
-        Path(config.run.output_dir), config.run.name, config_name=config_name, resume=resume
+        Path(config.run.output_dir),
+        config.run.name,
+        config_name=config_name,
+        resume=resume,
+        launch=launch,
     )
     named = config.model_copy(update={"run": config.run.model_copy(update={"name": path.name})})
     run = RunFolder(path)
@@ -264,8 +304,9 @@ def _find_resumable(
     quiet: bool,
 ) -> str | None:
     found, damaged = checkpoint.newest_valid(run.checkpoints)
+    run.set_aside = tuple(damaged)
     for line in damaged:
-        print(line)
+        print(line, file=sys.stderr)
     if found is None:
         if not quiet:
             print(f"{run.path}: nothing to resume, starting the run")

@@ -68,7 +68,17 @@ class GlobalMean(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """The mean over time and space."""
-        return maps.mean((2, 3, 4), keepdim=self.keepdim)
+        means = global_mean(maps)
+        return means[:, :, None, None, None] if self.keepdim else means
+
+
+def global_mean(maps: Tensor) -> Tensor:
+    """(N, F, T, H, W) -> (N, F), the mean over time and space.
+
+    Features are put last first, as they lie in memory: the gradient then is made channels last too,
+    where that of `maps.mean((2, 3, 4))` is not, and the layers before would read across it.
+    """
+    return maps.permute(0, 2, 3, 4, 1).flatten(1, 3).mean(1)
 
 
 def place(model: nn.Module, device: torch.device | str) -> None:

@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 from cdb_video.errors import WeightsError
 from cdb_video.progress import Progress
 
+MAX_WEIGHTS_BYTES = 2**35
+"""Of a file that can be weights: 8 billion parameters in fp32."""
+
 
 class KnownWeights(NamedTuple):
     """One published file."""
@@ -159,6 +162,8 @@ def _fetch(url: str, file: BinaryIO) -> None:
             promised = response.headers.get("Content-Length")
             while part := response.read(1 << 20):
                 file.write(part)
+                if file.tell() > MAX_WEIGHTS_BYTES:
+                    raise WeightsError(f"{url}: larger than {MAX_WEIGHTS_BYTES} bytes, no weights")
                 progress.reach(file.tell() / 1e6, int(promised or 0) / 1e6)
     except (OSError, HTTPException) as error:  # URLError is an OSError
         raise WeightsError(f"{url}: download failed ({error})") from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cdb_video.errors import ConfigError
 from cdb_video.models.base import Backbone
@@ -65,6 +67,20 @@ class Recognizer(nn.Module):
         if self._backbone_is_frozen:
             cast(nn.Module, self.backbone).eval()
         return self
+
+    def refuses_one_clip(self, *, num_frames: int, crop_size: int) -> str | None:
+        """Why a forward of a single clip cannot be trained on; None where it can.
+
+        Batch norm needs more than one number a channel, which small clips have not. For a model on
+        the meta device: statistics elsewhere would move.
+        """
+        if not any(isinstance(module, _BatchNorm) for module in self.modules()):
+            return None
+        try:
+            self.train()(torch.zeros(1, 3, num_frames, crop_size, crop_size, device="meta"))
+        except ValueError as error:
+            return str(error)
+        return None
 
     def features(self, clips: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, F), before dropout."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cdb_video.models.base import VideoBackbone
+from cdb_video.models.base import VideoBackbone, global_mean
 
 ALPHA = 4
 """Fast frames to a slow frame, of every published SlowFast of this package."""
@@ -28,7 +28,9 @@ class SlowFast(VideoBackbone):
 
     def forward(self, clips: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, num_features): slow features, then fast ones."""
-        slow = clips.index_select(2, slow_indices(clips.shape[2], device=clips.device))
+        indices = slow_indices(clips.shape[2], device=clips.device)
+        # `index_select` lays its result out anew: channels last stay so where it sees them so.
+        slow = clips.permute(0, 2, 3, 4, 1).index_select(1, indices).permute(0, 4, 1, 2, 3)
         # A fresh list every time: pytorchvideo's multi-path blocks write into the one they get.
         features: Tensor = self.net([slow, clips])
         return features
@@ -39,4 +41,4 @@ class PathwayMean(nn.Module):
 
     def forward(self, pathways: list[Tensor]) -> Tensor:
         """The mean of every pathway over time and space, side by side."""
-        return torch.cat([maps.mean((2, 3, 4)) for maps in pathways], dim=1)
+        return torch.cat([global_mean(maps) for maps in pathways], dim=1)

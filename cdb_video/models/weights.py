@@ -13,8 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cdb_video.errors import WeightsError
+from cdb_video.files import UNPACKED_BYTES, refuse_unpacking
 from cdb_video.models.from_transformers import pretrained_state
-from cdb_video.models.published_weights import KNOWN_WEIGHTS, resolve_weights
+from cdb_video.models.published_weights import (
+    KNOWN_WEIGHTS,
+    MAX_WEIGHTS_BYTES,
+    resolve_weights,
+)
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weight_layouts import PREFIX, State, to_our_names
 
@@ -175,12 +180,15 @@ def read_state(path: Path) -> State:
         path = path / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
+    if path.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise WeightsError(f"{path}: larger than {MAX_WEIGHTS_BYTES} bytes, no weights")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             content: object = load_file(path)
         else:
+            refuse_unpacking(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign or damaged file raises whatever its bytes lead to
         raise WeightsError(
@@ -192,6 +200,13 @@ def read_state(path: Path) -> State:
             content = content[key]
     tensors = content.items() if isinstance(content, Mapping) else ()
     state = {str(name): value for name, value in tensors if isinstance(value, Tensor)}
+    for name, value in state.items():
+        # A view can show a few bytes as terabytes, which a copy of it would need.
+        stored = UNPACKED_BYTES
+        if value.layout == torch.strided:
+            stored = max(stored, value.untyped_storage().nbytes())
+        if value.numel() * value.element_size() > stored:
+            raise WeightsError(f"{path}: {name} is no plain tensor: {tuple(value.shape)}")
     if not state:
         raise WeightsError(f"{path}: holds no named tensors, so no weights")
     return state

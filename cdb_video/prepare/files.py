@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from cdb_video.clips.base import VideoDecoder, errors_name
-from cdb_video.clips.dataset import ClipSampler, Decoder, open_record, sample_generator
+from cdb_video.clips.child import limit_process
+from cdb_video.clips.dataset import ClipSampler, RecordOpener, open_record, sample_generator
 from cdb_video.clips.index import open_container
-from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
 from cdb_video.prepare.findings import Finding
@@ -81,9 +81,9 @@ class FileCheck:
 
     sampler: ClipSampler
     """Which frames a segment offers, and which of them make a clip."""
-    decoder: Decoder = "pyav"
-    index_folder: IndexFolder | None = None
-    """Where the packet indices are kept for the training to come."""
+    opener: RecordOpener = open_record
+    untrusted: bool = False
+    """Every file is a stranger's; for its process, and where it is opened past the opener."""
     full: bool = False
     """Decode every frame of each segment; else the first, the middle and the last."""
 
@@ -103,14 +103,11 @@ class FileCheck:
             message = f"it does not open as a video: {without_path(error, file.path)}"
             yield Finding("unreadable", file.roles, where, message)
 
-    def _open(self, record: VideoRecord) -> VideoDecoder:
-        return open_record(record, decoder=self.decoder, index_folder=self.index_folder)
-
     def _look_into(self, file: VideoFile) -> Iterator[Probe]:
         started = time.perf_counter()
-        with self._open(file.records[0][1]) as video:
+        with self.opener(file.records[0][1]) as video:
             index_s = time.perf_counter() - started
-            yield from _check_header(file, video)
+            yield from _check_header(file, video, untrusted=self.untrusted)
         yield from self._time_clip(file, index_s)
         for role, record in file.records:
             yield Step(segment_name(record))
@@ -123,7 +120,7 @@ class FileCheck:
         record = file.records[0][1]
         started = time.perf_counter()
         try:
-            with self._open(record) as video:
+            with self.opener(record) as video:
                 segment = self.sampler.segment(video, record)
                 generator = sample_generator(file.timing_seed)
                 video.frames(segment[self.sampler.random(len(segment), generator=generator)])
@@ -137,7 +134,7 @@ class FileCheck:
             yield Finding("segment", role, where, "it ends before it starts, or has no length")
             return
         # Opened anew, as in training: what fails in one segment leaves nothing to the next.
-        with self._open(record) as video:
+        with self.opener(record) as video:
             try:
                 segment = self.sampler.segment(video, record).unique()
             except DecodeError:
@@ -161,6 +158,8 @@ class FileCheck:
 def on_one_thread(check: FileCheck, file: VideoFile) -> Iterator[Probe]:
     """The check in a process of its own, as a loader's worker."""
     torch.set_num_threads(1)
+    if check.untrusted:
+        limit_process()
     yield from check(file)
 
 
@@ -192,23 +191,19 @@ def _check_end(video: VideoDecoder, role: str, record: VideoRecord) -> Iterator[
         yield Finding(kind, role, segment_name(record), message)
 
 
-def _check_header(file: VideoFile, video: VideoDecoder) -> Iterator[Finding]:
+def _check_header(file: VideoFile, video: VideoDecoder, *, untrusted: bool) -> Iterator[Finding]:
     """What the container claims, against the frames that are there.
 
-    A file that was cut between two packets reads well to its new end: only the header tells.
+    A file without an index that was cut between two packets reads well: only the header tells.
     """
     if not file.path.is_file():
         return
-    container, stream = open_container(file.path)
+    container, stream = open_container(file.path, untrusted=untrusted)
     with container:
         claimed, claimed_s = stream.frames, (container.duration or 0) / AV_TIME_BASE
         own_s = min(claimed_s, _tagged_s(stream.metadata.get("DURATION", "")))
-        needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    size = file.path.stat().st_size
     there, past = f"{video.num_frames} frames, {end_s(video):.3f} s", end_s(video) + OVERSHOOT_S
-    if claimed and needed > size:
-        kind, message = "cut off", f"{claimed} frames need {needed} bytes, the file has {size}"
-    elif claimed and claimed != video.num_frames:
+    if claimed and claimed != video.num_frames:
         kind, message = "header", f"it claims {claimed} frames"
     elif not claimed and own_s > past:
         kind, message = "cut off", f"it claims {own_s:.3f} s of video"

@@ -14,9 +14,12 @@ from pathlib import Path
 import av
 import torch
 
+from cdb_video.clips.child import limit_process
 from cdb_video.clips.decoders import open_video
 from cdb_video.clips.index_folder import IndexFolder
+from cdb_video.clips.untrusted import refuse_old_ffmpeg
 from cdb_video.datasets.folder import VIDEO_SUFFIXES
+from cdb_video.datasets.inside import refuse_links_out
 from cdb_video.errors import DataError, DecodeError
 from cdb_video.prepare.ledger import Ledger, Prepared
 from cdb_video.prepare.pool import Outcome, run_watched
@@ -25,6 +28,8 @@ from cdb_video.progress import Progress
 
 KEPT_SUFFIXES = (".mp4", ".mov", ".m4v")
 """Of the mp4 family: such a file keeps its very name, so that annotations still find it."""
+MAX_FILE_BYTES = 2**36
+"""Of a file made of an untrusted one: 64 GB."""
 _TEMPORARY = re.compile(r"\.prepare-\d+-\d+\.mp4")
 
 
@@ -70,6 +75,7 @@ def prepare_videos(
     num_workers: int = 2,
     timeout_s: float = 300.0,
     index_dir: Path | None = None,
+    untrusted: bool = False,
     quiet: bool = False,
 ) -> Ingest:
     """Make OUT_DIR's files; those that were made before of the same sources are left.
@@ -83,17 +89,24 @@ def prepare_videos(
         num_workers: processes; each takes one file at a time, on one thread.
         timeout_s: seconds without a frame after which a file is given up.
         index_dir: packet indices are kept in it, such as `<data.cache_dir>/packet_index`.
+        untrusted: the sources are a stranger's (`clips/untrusted.py`): links out of in_dir, rare
+            codecs and enormous frames are refused, and what a process may take is limited.
         quiet: show no progress.
 
     Raises:
+        ConfigError: untrusted, with an FFmpeg that has a known hole.
         DataError: a folder that cannot be used, or two sources of one name.
     """
     started = time.monotonic()
     jobs = plan_jobs(in_dir, out_dir)
+    if untrusted:
+        refuse_old_ffmpeg()
+        refuse_links_out(in_dir)
     task = partial(
         prepare_file,
         settings=settings,
         index_folder=IndexFolder(index_dir, out_dir) if index_dir else None,
+        untrusted=untrusted,
     )
     made: list[Prepared] = []
     failures: list[Failure] = []
@@ -162,14 +175,16 @@ def find_sources(in_dir: Path) -> Iterator[str]:
 
 
 def prepare_file(
-    job: Job, *, settings: Settings, index_folder: IndexFolder | None
+    job: Job, *, settings: Settings, index_folder: IndexFolder | None, untrusted: bool = False
 ) -> Iterator[int | Prepared | Failure]:
     """Make one file; numbers are signs of life, what comes last is the result."""
     torch.set_num_threads(1)
+    if untrusted:
+        limit_process(file_bytes=MAX_FILE_BYTES)
     try:
         before = job.source.stat()
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        encoded = yield from reencode(job.source, job.temporary, settings)
+        encoded = yield from reencode(job.source, job.temporary, settings, untrusted=untrusted)
         verify(job.temporary, encoded)
         now = job.source.stat()
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):

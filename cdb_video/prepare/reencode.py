@@ -19,6 +19,7 @@ from torch import Tensor
 from cdb_video.clips.base import errors_name
 from cdb_video.clips.decoders import open_video
 from cdb_video.clips.index import FrameIndex, decoded_index, open_container, packet_index
+from cdb_video.clips.untrusted import refuse_size
 from cdb_video.errors import DecodeError
 
 TIME_TOLERANCE_S = 1e-6
@@ -64,7 +65,9 @@ class Encoded:
         return float(self.times[-1]) + 1 / self.fps
 
 
-def reencode(source: Path, target: Path, settings: Settings) -> Generator[int, None, Encoded]:
+def reencode(
+    source: Path, target: Path, settings: Settings, *, untrusted: bool = False
+) -> Generator[int, None, Encoded]:
     """Write a source's frames as H.264 (4:2:0, 8 bit) in mp4, without sound; yields frames done.
 
     The frames are those that training would see, in their order, upright, at their times from the
@@ -72,17 +75,18 @@ def reencode(source: Path, target: Path, settings: Settings) -> Generator[int, N
     pictures are closed and of equal length: a key frame at a scene cut would save no seek.
 
     Raises:
-        DecodeError: the source is damaged, or its frames are not all of one size.
+        DecodeError: the source is damaged, or its frames are not all of one size; an untrusted one
+            is not of an allowed codec and size.
         FFmpegError: the target cannot be written.
     """
     with errors_name(source):
-        index, unit = _read_index(source)
+        index, unit = _read_index(source, untrusted=untrusted)
     unit, ticks = _clock(index, unit)
     ends = [*ticks[1:], ticks[-1] + max(round(1 / index.fps / unit), 1)]
     height, width = planned_size(index.height, index.width, settings.short_side)
     with av.open(str(target), "w", format="mp4") as container:
         stream: VideoStream | None = None
-        for i, decoded in enumerate(_frames(source, index)):
+        for i, decoded in enumerate(_frames(source, index, untrusted=untrusted)):
             frame = _converted(decoded, height=height, width=width)
             if stream is None:
                 stream = _add_stream(container, settings, frame, unit, index.fps)
@@ -136,17 +140,20 @@ def save_for_good(written: Path, target: Path) -> None:
         os.close(folder)
 
 
-def _read_index(path: Path) -> tuple[FrameIndex, Fraction]:
+def _read_index(path: Path, *, untrusted: bool) -> tuple[FrameIndex, Fraction]:
     """The frames that training would see, and the unit of the file's own times in seconds."""
     if not path.is_file():  # a pipe would be waited for
         raise DecodeError(f"{path}: not a regular file")
-    container, stream = open_container(path)
+    container, stream = open_container(path, untrusted=untrusted)
     with container:
         index, unit = packet_index(container, stream), stream.time_base
     if index is None:
-        container, stream = open_container(path)
+        container, stream = open_container(path, untrusted=untrusted)
         with container:
             index = decoded_index(container, stream)
+    if untrusted:
+        size = {"height": index.height, "width": index.width}
+        refuse_size(path, **size, num_frames=len(index.times))
     return index, unit or FINEST_UNIT
 
 
@@ -160,12 +167,12 @@ def _clock(index: FrameIndex, unit: Fraction) -> tuple[Fraction, list[int]]:
     return FINEST_UNIT, (index.times / float(FINEST_UNIT)).round().long().tolist()
 
 
-def _frames(path: Path, index: FrameIndex) -> Iterator[av.VideoFrame]:
+def _frames(path: Path, index: FrameIndex, *, untrusted: bool) -> Iterator[av.VideoFrame]:
     """The frames of the index, one at a time: a long video is never held."""
     count, num_frames = 0, len(index.times)
     size: tuple[int, int] | None = None
     with errors_name(path):
-        container, stream = open_container(path)
+        container, stream = open_container(path, untrusted=untrusted)
         with container:
             for i, frame in enumerate(container.decode(stream)):
                 if i < num_frames and not index.by_order and frame.pts != index.pts[i]:

@@ -1,233 +1,180 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, a SHA-256 manifest written last.
+"""The checkpoints of a run: which there are, which one counts, which are kept.
 
-A checkpoint is a folder `step-<n>`. It is written beside, flushed to the disk and renamed, so a
-folder of that name is whole; the manifest finds what a disk or a copy damaged afterwards, which
-neither torch nor safetensors does. No pickle is read or written.
+`checkpoint_files.py` writes and reads one; its functions are to be had here as well.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
+import re
+import sys
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cdb_video.errors import RunError
+from cdb_video.files import write_text_durably
+from cdb_video.training.checkpoint_files import (
+    REPLACED,
+    Content,
+    delete,
+    free_space,
+    load_model,
+    load_training,
+    remove_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
+from cdb_video.training.manifest import MANIFEST, verify
 
-MANIFEST = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "CheckpointFolder",
+    "NoCheckpoints",
+    "Saved",
+    "best_first",
+    "checkpoints",
+    "load_best",
+    "load_model",
+    "load_training",
+    "newest_valid",
+    "save_best",
+    "save_checkpoint",
+    "verify",
+]
+
 BEST = "best.json"
-
-
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    *,
-    model: Mapping[str, Tensor],
-    training: Mapping[str, Any],
-    texts: Mapping[str, str],
-) -> Path:
-    """Write `folder/step-<step>` and return its path.
-
-    Args:
-        folder: the run's `checkpoints` folder.
-        step: optimiser steps done.
-        model: the model's state dict.
-        training: part -> state dict of everything else; nested dicts and lists of tensors and
-            JSON values.
-        texts: file name -> content of further files, such as the configuration.
-
-    Raises:
-        RunError: the disk is full or cannot be written; what was there before is untouched.
-
-    """
-    target = folder / f"step-{step}"
-    beside = folder / f".step-{step}.tmp"
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        tensors: dict[str, Tensor] = {}
-        values = _without_tensors(training, "training", tensors)
-        _save_tensors(beside / "model.safetensors", model)
-        _save_tensors(beside / "training.safetensors", tensors)
-        for name, text in {"training.json": json.dumps(values), **texts}.items():
-            (beside / name).write_text(text, encoding="utf-8")
-        _write_manifest(beside)
-        if target.exists():  # the same step again, after a resume from before it
-            shutil.rmtree(target)
-        beside.rename(target)
-        _sync(folder)
-    # A full disk is an OSError in some writers and a RuntimeError in others.
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise RunError(
-            f"{target}: the checkpoint could not be written ({error}); "
-            "earlier checkpoints are untouched"
-        ) from error
-    return target
-
-
-def load_model(path: Path) -> dict[str, Tensor]:
-    """The model's state dict of a checkpoint whose manifest holds.
-
-    Raises:
-        RunError: not a checkpoint, or damaged.
-
-    """
-    verify(path)
-    return load_file(path / "model.safetensors")
-
-
-def load_training(path: Path) -> dict[str, Any]:
-    """The training state of a checkpoint, as it was given to `save_checkpoint`."""
-    verify(path)
-    tensors = load_file(path / "training.safetensors")
-    values = json.loads((path / "training.json").read_text(encoding="utf-8"))
-    state: dict[str, Any] = _with_tensors(values, tensors)
-    return state
-
-
-def verify(path: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        RunError: a file is missing or differs; the message names it.
-
-    """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest.items():
-            if _sha256(path / name) != expected:
-                raise RunError(f"{path / name}: damaged, its SHA-256 is not the manifest's")
-    except (OSError, ValueError) as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(f"{path}: not a whole checkpoint: {error}") from None
+NAME = re.compile(rf"step-([0-9]+)({re.escape(REPLACED)})?")
+"""Of a checkpoint: its step, and whether it is one that is being replaced."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder by step, the newest last; nothing is verified."""
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    found = [(NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
+    named = [(int(match[1]), match[2] is None, path) for match, path in found if match]
+    return [path for *_, path in sorted(named)]
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose manifest holds, and a line for each damaged one.
 
-    Damaged ones are renamed to `damaged-<name>`, so that they are neither loaded nor counted.
+    Damaged ones are renamed to `damaged-<name>`, so that they are neither loaded nor counted. For
+    the one process that writes to the folder.
     """
     lines: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             verify(path)
         except RunError as error:
-            path.rename(path.with_name(f"damaged-{path.name}"))
-            lines.append(f"{error}; set aside as damaged-{path.name}")
+            lines.append(_set_aside(path, error))
         else:
-            return path, lines
+            # A save of the same step was killed between its two moves.
+            whole = path.with_name(path.name.removesuffix(REPLACED))
+            return (path.rename(whole) if whole != path else path), lines
     return None, lines
+
+
+def _set_aside(path: Path, why: RunError) -> str:
+    number, aside = 1, path.with_name(f"damaged-{path.name}")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"damaged-{path.name}-{number}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        return f"{why}; passed over, as it cannot be set aside ({error.strerror})"
+    return f"{why}; set aside as {aside.name}"
 
 
 def save_best(folder: Path, best: Mapping[str, Any]) -> None:
     """Write `best.json`: {"checkpoint": "step-<n>", ...} with the figures that picked it."""
-    beside = folder / f".{BEST}.tmp"
-    beside.write_text(json.dumps(best, indent=1) + "\n")
-    beside.replace(folder / BEST)
+    write_text_durably(folder / BEST, json.dumps(best, indent=1) + "\n")
 
 
 def load_best(folder: Path) -> dict[str, Any] | None:
-    """What `save_best` wrote; None where nothing was selected yet."""
+    """What `save_best` wrote; None where nothing was selected yet.
+
+    Raises:
+        RunError: damaged, or it names no checkpoint of the folder.
+
+    """
     path = folder / BEST
-    if not path.exists():
-        return None
-    best: dict[str, Any] = json.loads(path.read_text())
-    return best
-
-
-def prune(folder: Path, *, keep_last: int) -> None:
-    """Delete all checkpoints but the last `keep_last` and the best, and stale temporaries."""
-    best = load_best(folder) or {}
-    for path in checkpoints(folder)[:-keep_last]:
-        if path.name != best.get("checkpoint"):
-            shutil.rmtree(path)
-    for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path)
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _write_manifest(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir())
-    manifest = {name: _sha256(folder / name) for name in names}
-    for name in names:
-        _sync(folder / name)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    _sync(folder / MANIFEST)
-    _sync(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        best = json.loads(path.read_text(encoding="utf-8"))
+        name = str(best["checkpoint"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(f"{path}: damaged ({error!r})") from None
+    if not NAME.fullmatch(name) or not (folder / name).is_dir():
+        raise RunError(f"{path}: it names {name}, which is not there")
+    found: dict[str, Any] = best
+    return found
 
 
-def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON; its tensors go to `tensors` and leave their name behind."""
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        # A list of pairs: the optimiser's keys are integers, and JSON knows text alone.
-        items = [
-            [key, _without_tensors(item, f"{name}.{key}", tensors)] for key, item in value.items()
-        ]
-        return {"items": items}
-    if isinstance(value, (list, tuple)):
-        return [_without_tensors(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and JSON")
+def best_first(folder: Path) -> tuple[list[Path], list[str]]:
+    """The best checkpoint, then the others from the newest on; and a line where there is no best.
+
+    Of a single one nothing is said: there is no choice. Nothing is verified.
+    """
+    found = checkpoints(folder)[::-1]
+    try:
+        best = load_best(folder)
+    except RunError as error:
+        return found, [f"{error}; the newest checkpoint is used"] if found else []
+    if best is None:
+        reason = "no checkpoint was selected; the newest is used"
+        return found, [f"{folder / BEST}: not there, {reason}"] if len(found) > 1 else []
+    chosen = folder / str(best["checkpoint"])
+    return [chosen, *(path for path in found if path != chosen)], []
 
 
-def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_with_tensors(item, tensors) for item in value]
-    if isinstance(value, dict):
-        if "tensor" in value:
-            return tensors[value["tensor"]]
-        return {key: _with_tensors(item, tensors) for key, item in value["items"]}
-    return value
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is on the disk."""
+
+    step: int
+    path: Path
+    num_bytes: int
+    seconds: float
+    """From the call to when it was on the disk."""
+    waited_s: float
+    """Of them, what training waited for."""
+    notes: tuple[str, ...]
+    """A line for each older one that was damaged or could not be deleted."""
 
 
 class CheckpointFolder:
-    """Saves a run's checkpoints on rank 0.
+    """Saves a run's checkpoints on rank 0; what a killed writer left half done is swept.
+
+    An older checkpoint is deleted when the new one and `best.json` are on the disk, and not before.
 
     Args:
         path: the run's `checkpoints` folder.
         texts: file name -> content that every checkpoint carries, such as the configuration.
-        keep_last: how many to keep, besides the best.
+        keep_last: how many whole ones to keep, besides the best.
+        background: let `save` return as soon as the state is copied, and write it in a thread, one
+            at a time. Whoever sets it calls `close`.
 
     """
 
-    def __init__(self, path: Path, *, texts: Mapping[str, str], keep_last: int) -> None:
+    def __init__(
+        self, path: Path, *, texts: Mapping[str, str], keep_last: int, background: bool = False
+    ) -> None:
         self.path = path
         self.texts = texts
         self.keep_last = keep_last
+        self._writer = ThreadPoolExecutor(1, "checkpoints") if background else None
+        self._in_flight: Future[Saved] | None = None
+        self._finished: list[Saved] = []
+        self._whole: set[str] = set()  # names of what this process wrote or verified
+        _say(_sweep(path))
 
     def save(
         self,
@@ -237,11 +184,104 @@ class CheckpointFolder:
         training: Mapping[str, Any],
         best: Mapping[str, Any] | None,
     ) -> None:
-        """Save a checkpoint; `best` names the best one so far and the figures that made it so."""
-        save_checkpoint(self.path, step, model=model, training=training, texts=self.texts)
+        """Save a checkpoint; `best` names the best one so far and the figures that made it so.
+
+        Raises:
+            RunError: this save failed, or the one before it, in the background.
+
+        """
+        start = time.perf_counter()
+        self.close()
+        content = Content.copy_of(model, training, self.texts)
+        if self._writer is None:
+            self._finished.append(self._save(step, content, best, start, None))
+        else:
+            waited_s = time.perf_counter() - start
+            work = partial(self._save, step, content, best, start, waited_s)
+            self._in_flight = self._writer.submit(work)
+
+    def close(self) -> None:
+        """Wait until every checkpoint is on the disk; more may be saved afterwards.
+
+        Raises:
+            RunError: the last save failed, in the background.
+
+        """
+        if self._in_flight is not None:
+            future, self._in_flight = self._in_flight, None
+            self._finished.append(future.result())
+
+    def take_finished(self) -> list[Saved]:
+        """The checkpoints that came onto the disk since the last call, without waiting.
+
+        Raises:
+            RunError: a save failed, in the background.
+
+        """
+        if self._in_flight is not None and self._in_flight.done():
+            self.close()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _save(
+        self,
+        step: int,
+        content: Content,
+        best: Mapping[str, Any] | None,
+        start: float,
+        waited_s: float | None,
+    ) -> Saved:
+        notes = _sweep(self.path)
+        path = write_checkpoint(self.path, step, content)
+        self._whole.add(path.name)
         if best is not None:
-            save_best(self.path, best)
-        prune(self.path, keep_last=self.keep_last)
+            try:
+                save_best(self.path, best)
+            except OSError as error:
+                raise RunError(
+                    f"{self.path / BEST}: could not be written ({error.strerror}), "
+                    f"{free_space(self.path)} free; earlier checkpoints are untouched"
+                ) from error
+        notes += self._prune(best)
+        _say(notes)
+        seconds = time.perf_counter() - start
+        waited_s = seconds if waited_s is None else waited_s
+        return Saved(step, path, content.num_bytes, seconds, waited_s, tuple(notes))
+
+    def _prune(self, best: Mapping[str, Any] | None) -> list[str]:
+        """Delete all but the last `keep_last` whole ones and the best; a line for each mishap."""
+        notes: list[str] = []
+        kept = 0
+        best_name = (best or {}).get("checkpoint")
+        for path in reversed(checkpoints(self.path)):
+            is_replaced = path.name.removesuffix(REPLACED) in self._whole - {path.name}
+            if kept >= self.keep_last or is_replaced:
+                if path.name != best_name:
+                    notes += remove_checkpoint(path)
+                continue
+            try:
+                if path.name not in self._whole:
+                    verify(path)
+                self._whole.add(path.name)
+                kept += 1
+            except RunError as error:
+                notes.append(_set_aside(path, error))
+        return notes
+
+
+def _sweep(folder: Path) -> list[str]:
+    """Delete what a killed writer left; a line for each that could not be."""
+    return [
+        line
+        for pattern in (".step-*", ".best.*")
+        for path in folder.glob(pattern)
+        for line in delete(path)
+    ]
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 class NoCheckpoints:
@@ -249,3 +289,10 @@ class NoCheckpoints:
 
     def save(self, step: int, **state: Any) -> None:
         """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def take_finished(self) -> list[Saved]:
+        """Nothing."""
+        return []

@@ -32,12 +32,12 @@ def _layers(module: nn.Module) -> Iterator[list[nn.Module]]:
         return
     for _, neighbours in groupby(enumerate(parts), key=lambda part: _pathway(*part)):
         group = [part for _, part in neighbours]
-        if isinstance(group[0], nn.ModuleList) and _is_chain(group[0]):
+        if isinstance(group[0], nn.ModuleList) and is_chain(group[0]):
             for blocks in zip(*map(_blocks, group), strict=True):
                 yield list(blocks)
-        elif type(group[0]) is nn.Sequential and _is_chain(group[0]):
+        elif type(group[0]) is nn.Sequential and is_chain(group[0]):
             for block in _blocks(group[0]):
-                yield from _layers(block) if _is_chain(block) else [[block]]
+                yield from _layers(block) if is_chain(block) else [[block]]
         else:
             yield group
 
@@ -48,7 +48,7 @@ def _pathway(place: int, part: nn.Module) -> tuple[str, int]:
     return ("pathways", len(_blocks(part))) if is_list else ("part", place)
 
 
-def _is_chain(part: nn.Module) -> bool:
+def is_chain(part: nn.Module) -> bool:
     """Whether it is made of blocks, and not, as a stem, of a convolution and a norm."""
     blocks = _blocks(part)
     is_list = isinstance(part, nn.ModuleList) or type(part) is nn.Sequential

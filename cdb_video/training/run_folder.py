@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
+import weakref
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+from cdb_video.distributed import launch_id
 from cdb_video.errors import RunError, RunIsHeldError
+from cdb_video.files import write_text_durably
 
+STOPPED = "stopped.json"
 PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "numpy", "cdb-video")
 
 
 def choose_run_folder(
-    output_dir: Path, name: str | None, *, config_name: str, resume: bool
+    output_dir: Path,
+    name: str | None,
+    *,
+    config_name: str,
+    resume: bool,
+    launch: str | None = None,
 ) -> Path:
     """Where a run is to be: `output_dir/name`, or the configuration's name and a free number.
 
-    With `resume` and no name it is the newest numbered run of the configuration, if there is one.
+    With `resume` and no name it is the newest numbered run of the configuration, if there is one;
+    with `launch` too, the one that this launch of torchrun began.
 
     Raises:
         RunError: a run of that name exists and is not to be resumed.
@@ -42,6 +54,9 @@ def choose_run_folder(
     matches = [pattern.fullmatch(path.name) for path in output_dir.glob(f"{config_name}-*")]
     numbers = [int(match[1]) for match in matches if match]
     newest = max(numbers, default=0)
+    if launch is not None:
+        of_launch = [n for n in numbers if _launch_of(output_dir / f"{config_name}-{n}") == launch]
+        resume, newest = len(of_launch) > 0, max(of_launch or [newest])
     if resume and newest:
         return output_dir / f"{config_name}-{newest}"
     while True:  # another run may start at the same time
@@ -57,7 +72,8 @@ def choose_run_folder(
 class RunFolder:
     """A run's folder, held by one writer until `close`.
 
-    `resume_from` is the checkpoint to continue from, None for a new run.
+    `resume_from` is the checkpoint to continue from, None for a new run; `set_aside` has a line for
+    each damaged one that was found on the way.
 
     Raises:
         RunIsHeldError: another process writes to it.
@@ -67,6 +83,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.resume_from: str | None = None
+        self.set_aside: tuple[str, ...] = ()
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock: TextIO = (path / ".lock").open("w")
@@ -75,25 +92,48 @@ class RunFolder:
         except OSError:
             self._lock.close()
             raise RunIsHeldError(f"{path}: another process is writing to this run") from None
+        # A loader's worker that outlives a killed writer for a moment must not hold the lock on.
+        os.register_at_fork(after_in_child=partial(_close, weakref.ref(self._lock)))
+        (path / STOPPED).unlink(missing_ok=True)
 
     def write_config(self, config_yaml: str) -> None:
         """`config.yaml`, when the run starts and when it goes on."""
-        (self.path / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        write_text_durably(self.path / "config.yaml", config_yaml)
 
     def write_about(self, *, classes: dict[str, Any]) -> None:
         """`run.json`, when the run starts."""
         about = {
             "command": sys.argv,
+            "launch": launch_id(),
             "versions": versions(),
             "git": git_state(),
             "classes": classes,
         }
         text = json.dumps(about, indent=1, ensure_ascii=False)
-        (self.path / "run.json").write_text(text + "\n", encoding="utf-8")
+        write_text_durably(self.path / "run.json", text + "\n")
+
+    def mark_stopped(self, reason: str) -> None:
+        """`stopped.json`: the run was asked to stop, and can be resumed. Gone when it is."""
+        write_text_durably(self.path / STOPPED, json.dumps({"reason": reason}) + "\n")
 
     def close(self) -> None:
         """Let others write."""
         self._lock.close()
+
+
+def _launch_of(folder: Path) -> str | None:
+    try:
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    launch: str | None = about.get("launch")
+    return launch
+
+
+def _close(file: weakref.ref[TextIO]) -> None:
+    lock = file()
+    if lock is not None:
+        lock.close()
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -22,8 +22,23 @@ BY_CLASS = ("class_accuracy", "train_count", "count")
 """Of a head's figures in a report, those with an entry a class."""
 DIFFICULTY_COLUMNS = ("epoch", "head", "class", "train_count", "accuracy", "difficulty", "weight")
 
-NOTHING_DONE = -1
-"""Of an interrupted run without a checkpoint, not even the lines of epoch 0 are kept."""
+HEARTBEAT_S = 30.0
+"""Longest time between two lines, but for what takes longer in one go."""
+AFTER_EPOCH = ("eval", "epoch", "coverage")
+"""Events of an epoch's end; of the others those up to a step belong to it."""
+
+
+class Done(NamedTuple):
+    """Up to where a run's lines stand."""
+
+    epoch: int
+    """Epochs done, their evaluation included; -1: not even the lines of epoch 0."""
+    step: int
+    """Steps done."""
+
+
+NOTHING_DONE = Done(-1, -1)
+"""Of an interrupted run without a checkpoint."""
 
 
 class RunLog(Protocol):
@@ -31,6 +46,9 @@ class RunLog(Protocol):
 
     def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
         """One line: an event such as "train" or "eval", with its figures."""
+
+    def beat(self, doing: str, *, epoch: float, step: int, **figures: Any) -> None:
+        """A sign of life, where no line was written for a while."""
 
     def write_difficulty(
         self,
@@ -61,6 +79,9 @@ class SilentLog:
     def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
         """Nothing."""
 
+    def beat(self, doing: str, *, epoch: float, step: int, **figures: Any) -> None:
+        """Nothing."""
+
     def write_difficulty(self, epoch: int, head: str, **columns: Any) -> None:
         """Nothing."""
 
@@ -79,9 +100,8 @@ class FileLog:
 
     Args:
         folder: the run's.
-        from_epoch: epochs done, or NOTHING_DONE before the first checkpoint; what an interrupted
-            run wrote after them is taken back, so that no line stands twice.
-        from_step: steps done.
+        done: by the checkpoint that the run goes on from, or NOTHING_DONE; what an interrupted run
+            wrote after it is taken back, so that no line stands twice.
         trackers: get the numbers too, and what is shown; closed with the log.
 
     """
@@ -90,15 +110,15 @@ class FileLog:
         self,
         folder: Path,
         *,
-        from_epoch: int = NOTHING_DONE,
-        from_step: int = 0,
+        done: Done = NOTHING_DONE,
         trackers: Sequence[Tracker] = (),
     ) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self.difficulty_path = folder / "difficulty.csv"
-        self._take_back(from_epoch)
+        self._take_back(done)
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
-        self._step = from_step
+        self._step = max(done.step, 0)
+        self._last_line = time.monotonic()
         self._trackers = tuple(trackers)
 
     def write(self, event: str, *, epoch: float, step: int, **figures: Any) -> None:
@@ -107,10 +127,16 @@ class FileLog:
         # NaN is not JSON: a figure that does not exist is null.
         self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self._metrics.flush()
+        self._last_line = time.monotonic()
         self._step = step
         scalars = dict(_flat(figures, event))
         for tracker in self._trackers:
             tracker.add_scalars(scalars, step=step)
+
+    def beat(self, doing: str, *, epoch: float, step: int, **figures: Any) -> None:
+        """A line of event "heartbeat" where none was written for `HEARTBEAT_S`."""
+        if time.monotonic() - self._last_line > HEARTBEAT_S:
+            self.write("heartbeat", epoch=epoch, step=step, doing=doing, **figures)
 
     def write_difficulty(
         self,
@@ -162,24 +188,28 @@ class FileLog:
         for tracker in self._trackers:
             tracker.close()
 
-    def _take_back(self, from_epoch: int) -> None:
+    def _take_back(self, done: Done) -> None:
         if self.metrics_path.exists():
             lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _epoch_of(line) <= from_epoch]
+            kept = [line for line in lines if _belongs(line, done)]
             self.metrics_path.write_text("".join(kept), encoding="utf-8")
         if self.difficulty_path.exists():
             with self.difficulty_path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))[1:]
             with self.difficulty_path.open("w", newline="", encoding="utf-8") as file:
-                kept_rows = [row for row in rows if int(row[0]) <= from_epoch]
+                kept_rows = [row for row in rows if int(row[0]) <= done.epoch]
                 csv.writer(file).writerows([DIFFICULTY_COLUMNS, *kept_rows])
 
 
-def _epoch_of(line: str) -> float:
+def _belongs(line: str, done: Done) -> bool:
+    """Whether a line of metrics.jsonl is of what is done."""
     try:
-        return float(json.loads(line)["epoch"])
+        event = json.loads(line)
+        if event["event"] in AFTER_EPOCH or event.get("split") == "val":
+            return bool(event["epoch"] <= done.epoch)
+        return bool(event["step"] <= done.step)
     except (ValueError, KeyError, TypeError):
-        return math.inf  # cut short when the run died
+        return False  # cut short when the run died
 
 
 def _finite(value: Any) -> Any:

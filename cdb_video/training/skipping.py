@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -63,8 +63,15 @@ class SkippedClips:
             key=lambda clip: (clip.step, clip.id),
         )
 
-    def add(self, clips: Iterable[SkippedClip], *, epoch: float, log: RunLog) -> None:
-        """Count clips, and log each that is new.
+    def add(
+        self,
+        clips: Iterable[SkippedClip],
+        *,
+        epoch: float,
+        log: RunLog,
+        split: Literal["train", "val"] = "train",
+    ) -> None:
+        """Count clips of a split, and log each that is new.
 
         Raises:
             DecodeError: they are more than may be skipped.
@@ -78,6 +85,7 @@ class SkippedClips:
                 "skip",
                 epoch=epoch,
                 step=clip.step,
+                split=split,
                 id=clip.id,
                 path=str(self.paths.get(clip.id, "")),
                 reason=clip.reason,

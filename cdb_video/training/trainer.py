@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,43 +15,35 @@ from cdb_video.clips.batch import Batch
 from cdb_video.clips.dataset import sample_generator
 from cdb_video.clips.loader import TrainingLoader
 from cdb_video.clips.transforms import ToModelInput
-from cdb_video.counts import ClassCounts
+from cdb_video.counts import ClassCounts, all_reduce_counts
 from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
-from cdb_video.errors import RunError
-from cdb_video.evaluation.evaluate import EvalReport
+from cdb_video.evaluation.evaluate import EvalReport, EvaluationStoppedError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
+from cdb_video.models import compiling
+from cdb_video.models.compiling import CompiledNetwork
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.precision import Precision, autocast
+from cdb_video.precision import autocast, input_type
 from cdb_video.progress import Progress
+from cdb_video.training.averaging import AveragedWeights, NoAverage
+from cdb_video.training.bad_steps import StepGate, running_statistics
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
 from cdb_video.training.epoch_log import log_accuracy, log_difficulty, missed_classes
 from cdb_video.training.mixing import NOT_MIXED, Mixed, Mixing, NoMixing
-from cdb_video.training.optim import Schedule, load_optimizer
+from cdb_video.training.optim import Schedule
+from cdb_video.training.options import TrainerOptions
 from cdb_video.training.run_log import RunLog, SilentLog
+from cdb_video.training.saving import Saving
 from cdb_video.training.selection import better_of
 from cdb_video.training.skipping import SkippedClip, SkippedClips, blank_batch
+from cdb_video.training.state import Position, TrainState
+from cdb_video.training.step_log import StepLog
 
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """Numbers of the loop; `config.TrainConfig` says what each one means."""
-
-    epochs: int
-    micro_batch_size: int
-    precision: Precision = "fp32"
-    clip_grad_norm: float | None = None
-    eval_every: int = 1
-    log_every: int = 10
-    difficulty_source: Literal["val", "train", "crossfit"] = "val"
-    crossfit_from: int = 1
-    crossfit_every: int = 1
-    select_by: str | None = None
-    seed: int = 0
-    quiet: bool = False
-    """Show no progress and print no figures."""
+Validate = Callable[[Recognizer, bool, Callable[[int], bool]], EvalReport]
+"""Model, whether it is training's last, `keep_going` of `evaluate` -> the report, the same on every
+rank."""
 
 
 class Trainer:
@@ -66,10 +55,11 @@ class Trainer:
         optimizer: over the model's parameters.
         schedule: of the learning rate.
         loader: this rank's part of every step.
-        validate: model, whether it is training's last -> report, the same on every rank; None: no
-            validation.
+        validate: measures the model after an epoch; None: no validation.
         crossfit: model -> counts of the training clips, the same on every rank, for that source of
             difficulty.
+        difficulty_pass: model -> counts of a few validation clips of each class, the same on every
+            rank, for epochs without validation; None: difficulty waits for the next.
         sampling: the classes that are drawn; None: every clip once an epoch.
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
@@ -90,8 +80,9 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         loader: TrainingLoader,
-        validate: Callable[[Recognizer, bool], EvalReport] | None,
+        validate: Validate | None,
         crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
+        difficulty_pass: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
         sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
@@ -109,6 +100,7 @@ class Trainer:
         self.loader = loader
         self.validate = validate
         self.crossfit = crossfit
+        self.difficulty_pass = difficulty_pass
         self.sampling = sampling
         self.classes = classes
         self.options = options
@@ -116,32 +108,91 @@ class Trainer:
         self.skipped = skipped or SkippedClips()
         self.ranks = ranks
         self.log = log or SilentLog()
-        self.checkpoints = checkpoints or NoCheckpoints()
         self.device = next(model.parameters()).device
-        self.to_input = ToModelInput(*model.normalization, jitter=jitter).to(self.device)
+        self.to_input = ToModelInput(
+            *model.normalization, jitter=jitter, dtype=input_type(options.precision)
+        ).to(self.device)
         self.autocast = autocast(self.device, options.precision)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
-        self.network = distributed.wrap(model, self.device)
-        self.epoch = 0
-        self.step = 0
-        self.best: Mapping[str, Any] | None = None
+        # Also in fp32 and bf16, with scale 1: it lets the fused optimisers leave out, on the
+        # device, a step whose gradient is not finite.
+        scale = 2.0**16 if options.precision == "fp16" else 1.0
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=scale)
+        self.averaged = (
+            NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
+        )
+        steps_per_epoch = loader.steps_per_epoch
+        if options.compile:
+            self.to_input.compile(fullgraph=True, dynamic=False, backend=compiling.BACKEND)
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
             for head, classes in model.num_classes.items()
         }
         # Loss of every head, and clips: summed on the device, read every `log_every` steps.
         self.loss_sums = torch.zeros(len(self.train_counts) + 1, device=self.device)
+        self.state = TrainState(
+            model=model,
+            averaged=self.averaged,
+            optimizer=optimizer,
+            scaler=self.scaler,
+            criterion=criterion,
+            sampling=sampling,
+            train_counts=self.train_counts,
+            loss_sums=self.loss_sums,
+            skipped=self.skipped,
+            clips=loader.fingerprint,
+            position=Position(steps_per_epoch=steps_per_epoch),
+        )
+        self.gate = StepGate(
+            [
+                *model.buffers(),
+                *criterion.buffers(),
+                *(counts.to_dict()["table"] for counts in self.train_counts.values()),
+                self.loss_sums,
+            ],
+            running_statistics(model),
+            self.device,
+        )
+        self.step_log = StepLog(
+            self.state,
+            self.gate,
+            criterion,
+            loader.clips.records,
+            max_bad_steps=options.max_bad_steps,
+            log=self.log,
+        )
+        self.saving = Saving(
+            self.state,
+            checkpoints or NoCheckpoints(),
+            self.step_log,
+            self.log,
+            ranks=ranks,
+            every_steps=options.save_every_steps,
+            every_minutes=options.save_every_minutes,
+        )
+        self.network = distributed.wrap(
+            CompiledNetwork(model) if options.compile else model,
+            self.device,
+            compress_gradients=options.compress_gradients,
+        )
+        self.settle_buckets()
 
     def fit(self) -> None:
-        """Train from where the state stands to the last epoch."""
-        with closing(self.log):
-            self.criterion.start_epoch(self.epoch, self.options.epochs)
-            if self.epoch == 0:
+        """Train from where the state stands to the last epoch.
+
+        Raises:
+            StoppedError: this rank or another one was asked to stop; the state is saved.
+
+        """
+        position = self.state.position
+        with closing(self.log), self.saving.stop.listening():
+            if position.steps == 0:
+                self.criterion.start_epoch(position.epoch, self.options.epochs)
+            if position.step == 0:
                 self.log_difficulty()
-            while self.epoch < self.options.epochs:
+            while position.epoch < self.options.epochs:
                 self.train_one_epoch()
-                self.epoch += 1
                 report = self.evaluate()
+                position.end_epoch()
                 measured = self.difficulty_counts(report)
                 self.criterion.update(measured)
                 if self.sampling and self.sampling.head in measured:
@@ -149,10 +200,23 @@ class Trainer:
                 self.say_coverage(measured)
                 self.log_epoch(report)
                 # Before the file is written: it has the weights of the next epoch.
-                if self.epoch < self.options.epochs:
-                    self.criterion.start_epoch(self.epoch, self.options.epochs)
+                if position.epoch < self.options.epochs:
+                    self.criterion.start_epoch(position.epoch, self.options.epochs)
                 self.log_difficulty(measured)
-                self.save(report)
+                self.state.best = better_of(
+                    self.state.best,
+                    report,
+                    epoch=position.epoch,
+                    step=position.step,
+                    select_by=self.options.select_by,
+                )
+                self.saving.save()
+            self.saving.finish()
+
+    @property
+    def evaluated(self) -> Recognizer:
+        """The model that evaluation sees: the averaged one, where there is one."""
+        return self.averaged.model or self.model
 
     @property
     def quiet(self) -> bool:
@@ -160,22 +224,28 @@ class Trainer:
         return self.options.quiet or not self.ranks.is_main
 
     def train_one_epoch(self) -> None:
-        """One pass over the training clips."""
+        """One pass over the training clips, or what is left of it."""
+        position, order = self.state.position, self.loader.order
         self.model.train()
         self.draw_classes()
-        for counts in self.train_counts.values():
-            counts.reset()
-        steps = self.loader.steps_per_epoch
-        title = f"epoch {self.epoch + 1}/{self.options.epochs}"
-        total = steps * self.loader.order.batch_size
-        with Progress(title, total=total, unit="clips", quiet=self.quiet) as progress:
+        if position.steps == 0:
+            for counts in self.train_counts.values():
+                counts.reset()
+        steps, size = position.steps_per_epoch, order.batch_size
+        title = f"epoch {position.epoch + 1}/{self.options.epochs}"
+        total, done = steps * size, position.steps * size
+        with Progress(title, total=total, done=done, unit="clips", quiet=self.quiet) as progress:
             figures: dict[str, float] = {}
-            for i, batch in enumerate(self.loader.epoch(self.epoch)):
-                lr = self.schedule.apply(self.optimizer, self.epoch + i / steps)
+            for batch in self.loader.epoch(position.epoch, first_step=position.steps):
+                lr_factor = self.schedule.apply(self.optimizer, position.epochs_done)
                 self.train_step(batch)
-                progress.advance(self.loader.order.batch_size, **figures)
-                if self.step % self.options.log_every == 0 or i + 1 == steps:
-                    figures = self.log_step(self.epoch + (i + 1) / steps, lr, progress.speed)
+                position.steps += 1
+                progress.advance(size, **figures)
+                self.log.beat("training", epoch=position.epochs_done, step=position.step)
+                if position.step % self.options.log_every == 0 or position.steps == steps:
+                    figures = self.step_log.write(lr_factor=lr_factor, clips_per_s=progress.speed)
+                self.saving.between_steps()
+        self.saving.after_epoch()
 
     def draw_classes(self) -> None:
         """With sampling by class, set the epoch's probabilities."""
@@ -184,36 +254,35 @@ class Trainer:
         head = self.sampling.head
         records = self.loader.clips.records
         labels = torch.tensor([record.labels.get(head, UNLABELLED) for record in records])
-        probabilities = self.sampling.probabilities(self.epoch, self.options.epochs)
+        probabilities = self.sampling.probabilities(self.state.position.epoch, self.options.epochs)
         self.loader.order.draw_classes(labels, probabilities)
 
     def train_step(self, batch: Batch) -> None:
         """One optimiser step on this rank's part of a global batch."""
+        position = self.state.position
         # Dropout is a function of (seed, step, rank) too: nothing random is to be remembered.
-        key = self.options.seed, self.step, self.ranks.rank
+        key = self.options.seed, position.step, self.ranks.rank
         torch.manual_seed(sample_generator(*key).initial_seed())
-        parts = batch.split(self.options.micro_batch_size)
-        if not parts:
-            # The other ranks wait for this one's gradients, of nothing.
-            parts = [blank_batch(batch, list(self.train_counts))]
-            self.model.eval()
+        self.gate.open()
+        # Without a clip the other ranks wait for this one's gradients, of nothing.
+        parts = batch.split(self.options.micro_batch_size) or [
+            blank_batch(batch, list(self.train_counts))
+        ]
         for part in parts:
-            self.backward(part.to(self.device), reduce=part is parts[-1])
-        if self.options.clip_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
-        # In fp16 a step whose gradients overflowed is skipped, and the scale lowered.
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        if not len(batch):
-            self.model.train()
-        self.step += 1
+            # Of one clip, where others are left out, batch norm may have a single value a channel,
+            # which has no variance; and the statistics are not to move for a blank one.
+            self.model.train(not batch.skipped or len(part) > 1)
+            self.backward(part, reduce=part is parts[-1])
+        self.model.train()
+        self.update()
+        position.step += 1
         if batch.skipped:
-            self.skipped.note(batch.skipped, self.loader.clips.records, step=self.step)
+            self.skipped.note(batch.skipped, self.loader.clips.records, step=position.step)
 
     def backward(self, part: Batch, *, reduce: bool) -> None:
         """Add a micro batch's gradients; with `reduce`, sum them over the ranks."""
+        indices = part.indices.tolist()
+        part = part.to(self.device)
         ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
         with nullcontext() if ddp is None or reduce else ddp.no_sync():
             clips = self.to_input(part.clips.flatten(0, 1), part.appearance, part.clips_to_rgb)
@@ -224,8 +293,24 @@ class Trainer:
             # A sum over the global batch: parts count by their clips, and DDP's mean over the
             # ranks is undone.
             share = self.ranks.world_size / self.loader.order.global_batch_size
-            self.scaler.scale(self.criterion.total(losses) * share).backward()
+            sound = self.gate.factor(torch.stack(list(losses.values())), indices)
+            self.scaler.scale(self.criterion.total(losses) * share * sound).backward()
         self.count(part, logits, losses, mixed)
+
+    def update(self) -> None:
+        """Apply the gradients, unless they are not finite: then nothing of the step stays."""
+        scale = self.scaler.scale(torch.ones((), device=self.device))
+        self.scaler.unscale_(self.optimizer)
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        if self.options.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(weights, self.options.clip_grad_norm, norm)
+        self.scaler.step(self.optimizer)
+        # In fp16 the scale falls when gradients overflowed.
+        self.scaler.update(None if self.options.precision == "fp16" else 1.0)
+        self.optimizer.zero_grad()
+        applied = self.gate.close(norm, scale, step=self.state.position.step + 1)
+        self.averaged.update(applied)
 
     def count(
         self,
@@ -244,26 +329,40 @@ class Trainer:
 
     def evaluate(self) -> EvalReport | None:
         """The validation split on every rank; None in an epoch without validation."""
+        position = self.state.position
         # Also before a save: the checkpoint then holds what was evaluated.
-        distributed.average_buffers(self.model)
-        last = self.epoch == self.options.epochs
-        if self.validate is None or not (last or self.epoch % self.options.eval_every == 0):
+        for module in dict.fromkeys([self.model, self.evaluated]):  # in one order on every rank
+            distributed.average_buffers(module)
+        epoch = position.epoch + 1
+        last = epoch == self.options.epochs
+        if self.validate is None or not (last or epoch % self.options.eval_every == 0):
             return None
-        report = self.validate(self.model, last)
-        found = [SkippedClip(name, reason, self.step) for name, reason in report.skipped]
-        self.skipped.add(found, epoch=self.epoch, log=self.log)
+        try:
+            report = self.validate(self.evaluated, last, self.keep_going)
+        except EvaluationStoppedError:
+            self.saving.save_and_stop()
+            raise
+        found = [SkippedClip(name, reason, position.step) for name, reason in report.skipped]
+        self.skipped.add(found, epoch=epoch, log=self.log, split="val")
         return report
+
+    def keep_going(self, videos_done: int) -> bool:
+        """Between two batches of an evaluation: a sign of life; False ends it."""
+        position = self.state.position
+        self.log.beat("evaluating", epoch=position.epoch + 1, step=position.step, done=videos_done)
+        return not self.saving.stop.received
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""
-        for counts in self.train_counts.values():
-            counts.all_reduce()
+        all_reduce_counts(list(self.train_counts.values()))
         if self.options.difficulty_source == "train":
             return self.train_counts
         if self.crossfit is not None:
-            since = self.epoch - self.options.crossfit_from
+            since = self.state.position.epoch - self.options.crossfit_from
             is_due = since >= 0 and since % self.options.crossfit_every == 0
-            return self.crossfit(self.model) if is_due else {}
+            return self.crossfit(self.evaluated) if is_due else {}
+        if report is None and self.difficulty_pass is not None:
+            return self.difficulty_pass(self.evaluated)
         return report.counts if report else {}
 
     def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
@@ -274,7 +373,12 @@ class Trainer:
             if not self.quiet:
                 print(f"{head}: {difficulties[head].report(self.classes[head].names)}")
         if never:
-            self.log.write("coverage", epoch=self.epoch, step=self.step, never_measured=never)
+            self.log.write(
+                "coverage",
+                epoch=self.state.position.epoch,
+                step=self.state.position.step,
+                never_measured=never,
+            )
 
     @property
     def difficulties(self) -> dict[str, ClassDifficulty]:
@@ -284,45 +388,20 @@ class Trainer:
             found[self.sampling.head] = self.sampling.cdb.class_difficulty
         return found
 
-    def log_step(self, epoch: float, lr_factor: float, speed: float) -> dict[str, float]:
-        """Read the mean losses since the last reading: the loop waits for the device here only."""
-        noted = torch.tensor([float(self.skipped.num_noted)])
-        read = distributed.all_reduce(torch.cat([self.loss_sums.cpu(), noted]))
-        self.loss_sums.zero_()
-        if read[-1]:
-            self.skipped.add(self.skipped.gather(), epoch=epoch, log=self.log)
-        sums = read[:-1]
-        if not sums[-1]:
-            return {}  # every clip was left out
-        means = (sums[:-1] / sums[-1]).tolist()
-        figures = {
-            f"loss_{head}": mean for head, mean in zip(self.train_counts, means, strict=True)
-        }
-        weights = self.criterion.head_weights
-        loss = sum(weights[head] * m for head, m in zip(self.train_counts, means, strict=True))
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} in epoch {self.epoch + 1}, step {self.step}: lower optim.lr, "
-                "set train.clip_grad_norm, or use train.precision=fp32"
-            )
-        figures = {"loss": loss, **figures}
-        lr = max(group["peak_lr"] for group in self.optimizer.param_groups) * lr_factor
-        self.log.write("train", epoch=epoch, step=self.step, lr=lr, clips_per_s=speed, **figures)
-        return {"loss": loss, "lr": lr}
-
     def log_epoch(self, report: EvalReport | None) -> None:
         """Write what the epoch gave, and say it."""
         accuracy = log_accuracy(
             self.log,
             self.train_counts,
             report,
-            epoch=self.epoch,
-            step=self.step,
+            epoch=self.state.position.epoch,
+            step=self.state.position.step,
             select_by=self.options.select_by,
         )
         if not self.quiet:
             shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
-            print(f"epoch {self.epoch}/{self.options.epochs} mean class accuracy: {shown}")
+            epoch = self.state.position.epoch
+            print(f"epoch {epoch}/{self.options.epochs} mean class accuracy: {shown}")
 
     def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
         """Write each class's accuracy after this epoch and its weight from now on."""
@@ -332,44 +411,13 @@ class Trainer:
             self.classes,
             counts or {},
             self.difficulties,
-            epoch=self.epoch,
+            epoch=self.state.position.epoch,
         )
 
-    def save(self, report: EvalReport | None) -> None:
-        """Save a checkpoint, and note when it is the best so far."""
-        self.best = better_of(
-            self.best,
-            report,
-            epoch=self.epoch,
-            step=self.step,
-            select_by=self.options.select_by,
-        )
-        self.checkpoints.save(
-            self.step, model=self.model.state_dict(), training=self.state_dict(), best=self.best
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the model that the next step depends on."""
-        return {
-            "criterion": self.criterion.state_dict(),
-            "sampling": self.sampling.state_dict() if self.sampling else {},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "progress": {
-                "epoch": self.epoch,
-                "step": self.step,
-                "best": self.best,
-                "skipped": self.skipped.reasons,
-            },
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave; the model's weights are loaded apart."""
-        self.criterion.load_state_dict(state["criterion"])
-        if self.sampling:
-            self.sampling.load_state_dict(state["sampling"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        progress = state["progress"]
-        self.epoch, self.step, self.best = progress["epoch"], progress["step"], progress["best"]
-        self.skipped.reasons = dict(progress.get("skipped", {}))
+    def settle_buckets(self) -> None:
+        """Before the first step, and before a state is taken up: see `distributed`."""
+        if isinstance(self.network, DistributedDataParallel):
+            size = max(self.loader.order.forward_sizes(self.options.micro_batch_size))
+            shape = size, *self.loader.clip_shape
+            clips = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+            distributed.settle_buckets(self.network, self.to_input(clips), self.autocast)

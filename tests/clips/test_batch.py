@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cdb_video.clips.batch import Appearance, Batch, Sample, collate
+from cdb_video.clips.batch import Appearance, Batch, Sample, collate, even_parts
 
 
 def sample(index, *, views=2, verb=0, flip=False):
@@ -42,6 +42,14 @@ def test_parts_of_a_batch_are_its_samples_in_order():
     assert [part.appearance.flip.tolist() for part in parts] == [[False] * 2, [False] * 2, [True]]
     assert torch.equal(torch.cat([part.clips for part in parts]), batch.clips)
     assert parts[1].clips.data_ptr() == batch.clips[2].data_ptr()  # no copy
+
+
+@pytest.mark.parametrize(
+    ("number", "most", "parts"),
+    [(6, 5, [3, 3]), (7, 3, [3, 2, 2]), (5, 5, [5]), (1, 8, [1]), (3, 1, [1, 1, 1]), (0, 4, [])],
+)
+def test_parts_are_even_so_that_no_rest_of_one_is_left(number, most, parts):
+    assert even_parts(number, most) == parts
 
 
 def test_batch_moves_every_tensor():

@@ -187,7 +187,7 @@ def test_attentive_heads_and_mixup_work_on_them(tmp_path: Path) -> None:
 
     trainer, folder = trained(config)
 
-    assert trainer.step == 16
+    assert trainer.state.position.step == 16
     report = score(load_run(folder), read_data(config).split("test"))
     assert report.counts["verb"].top1 > 0.5
     correct(load_run(folder), "logit-adjust", role="val")

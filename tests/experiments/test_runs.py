@@ -62,6 +62,31 @@ def test_a_run_means_its_best_checkpoint(run_folder: Path) -> None:
     assert (best["epoch"], best["mean_class_accuracy"]) == (top["epoch"], top["selection"])
 
 
+@pytest.mark.parametrize(
+    "damage", ["no file", "no JSON", "a name that is not there", "a damaged one"]
+)
+def test_without_the_best_checkpoint_a_run_is_its_newest_and_says_so(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    best = run / "checkpoints" / "best.json"
+    newest = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
+    if damage == "no file":
+        best.unlink()
+    elif damage == "no JSON":
+        best.write_text("{")
+    elif damage == "a name that is not there":
+        best.write_text('{"checkpoint": "step-999"}')
+    else:
+        (newest.parent / "step-1").mkdir()  # what was the best
+        (newest.parent / "step-1" / "manifest.json").write_text('{"model.safetensors": "0"}')
+        best.write_text('{"checkpoint": "step-1"}')
+
+    assert load_run(run).checkpoint == newest
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_checkpoint_folder_is_a_run_as_well(run_folder: Path) -> None:
     checkpoint = sorted((run_folder / "checkpoints").glob("step-*"))[0]
 
@@ -104,7 +129,7 @@ def test_weights_of_a_run_start_another_with_their_normalization(
 
     trainer = build_trainer(tiny_config(tiny_data, tmp_path, model={"weights": str(copy)}))
 
-    assert trainer.epoch == 0
+    assert trainer.state.position.epoch == 0
     assert trainer.model.normalization == ((1, 2, 3), (4, 5, 6), 255.0)
     loaded = load_run(run_folder).model.state_dict()
     assert all(torch.equal(loaded[k], v) for k, v in trainer.model.state_dict().items())
@@ -137,7 +162,11 @@ def test_a_damaged_newest_checkpoint_is_passed_over_on_resume(
     again.close()
     trainer.log.close()
 
-    assert trainer.step == 2
-    said = capsys.readouterr().out
-    assert "set aside as damaged-step-4" in said
-    assert "resuming from step-2" in said
+    assert trainer.state.position.step == 2
+    said = capsys.readouterr()
+    assert "set aside as damaged-step-4" in said.err
+    assert "resuming from step-2" in said.out
+    events = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    [damaged] = [event for event in events if event["event"] == "damaged_checkpoint"]
+    assert damaged["step"] == 2
+    assert "damaged-step-4" in damaged["reason"]

@@ -48,3 +48,10 @@ def test_a_missing_file_and_a_file_without_tensors_are_refused(tmp_path):
         load_weights(recognizer(), tmp_path / "missing.pth")
     with pytest.raises(WeightsError, match=r"empty\.pth: holds no named tensors"):
         load_weights(recognizer(), tmp_path / "empty.pth")
+
+
+def test_a_small_file_of_terabytes_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "view.pth")
+
+    with pytest.raises(WeightsError, match=r"view\.pth: weight is no plain tensor: \(1048576, "):
+        load_weights(recognizer(), tmp_path / "view.pth")

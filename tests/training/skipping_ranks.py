@@ -30,7 +30,7 @@ def main():
         trainer.fit()
         report = trainer.validate(trainer.model)
         state = {
-            "step": trainer.step,
+            "step": trainer.state.position.step,
             "model": trainer.model.state_dict(),
             "skipped": trainer.skipped.reasons,
             "skipped_videos": [name for name, _ in report.skipped],

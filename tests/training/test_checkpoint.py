@@ -1,4 +1,7 @@
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,13 @@ from torch import Tensor, nn
 from cdb_video.errors import RunError
 from cdb_video.training.checkpoint import (
     CheckpointFolder,
+    best_first,
     checkpoints,
     load_best,
     load_model,
     load_training,
     newest_valid,
+    save_best,
     save_checkpoint,
     verify,
 )
@@ -51,25 +56,6 @@ def test_channels_last_tensors_keep_their_values(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 1, model={"weight": weight}, training={}, texts={})
 
     assert torch.equal(load_model(path)["weight"], weight)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "training.json", "a.txt"])
-def test_one_flipped_bit_is_found(tmp_path: Path, name: str) -> None:
-    path = save(tmp_path, 1, value=1)
-    content = bytearray((path / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (path / name).write_bytes(content)
-
-    with pytest.raises(RunError, match=f"{name}: damaged"):
-        verify(path)
-
-
-def test_without_its_manifest_a_checkpoint_is_not_loaded(tmp_path: Path) -> None:
-    path = save(tmp_path, 1)
-    (path / "manifest.json").unlink()
-
-    with pytest.raises(RunError, match="not a whole checkpoint"):
-        load_model(path)
 
 
 def test_a_damaged_newest_one_is_set_aside_and_the_one_before_is_used(tmp_path: Path) -> None:
@@ -114,20 +100,137 @@ def test_what_a_killed_save_left_is_swept(tmp_path: Path) -> None:
     assert not (tmp_path / ".step-3.tmp").exists()
 
 
-def test_a_failed_save_leaves_the_earlier_checkpoint_and_says_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """Writing past it is an error, as on a full disk; Python ignores the signal."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("limit", "file"), [(1000, "model.safetensors"), (17_000, "training.safetensors")]
+)
+def test_a_failed_save_leaves_the_earlier_checkpoint_and_says_what_is_missing(
+    tmp_path: Path, limit: int, file: str
 ) -> None:
     earlier = save(tmp_path, 1)
+    model = {"weight": torch.zeros(4000)}  # 16,000 bytes, and twice as many of training
 
-    def full_disk(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+    with (
+        files_of_at_most(limit),
+        pytest.raises(RunError, match=rf"step-2: {file} .*File too large.*0\.0 MB, .* MB are free"),
+    ):
+        save_checkpoint(
+            tmp_path, 2, model=model, training={"m": torch.zeros(8000)}, texts={"a.txt": "text"}
+        )
 
-    monkeypatch.setattr("cdb_video.training.checkpoint.save_file", full_disk)
-
-    with pytest.raises(RunError, match=r"step-2.*No space left.*untouched"):
-        save(tmp_path, 2)
     verify(earlier)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_a_save_in_the_background_has_the_state_of_its_call(tmp_path: Path) -> None:
+    store = CheckpointFolder(tmp_path, texts={}, keep_last=2, background=True)
+    weight = torch.zeros(1_000_000)
+
+    store.save(1, model={"weight": weight}, training={"m": weight}, best={"checkpoint": "step-1"})
+    weight += 1
+    store.close()
+
+    assert not load_model(tmp_path / "step-1")["weight"].any()
+    assert not load_training(tmp_path / "step-1")["m"].any()
+    assert load_best(tmp_path) == {"checkpoint": "step-1"}
+    [saved] = store.take_finished()
+    assert (saved.step, saved.path) == (1, tmp_path / "step-1")
+    assert saved.num_bytes > 8_000_000
+    assert saved.seconds > saved.waited_s > 0
+    assert store.take_finished() == []
+
+
+def test_what_failed_in_the_background_is_raised_at_the_next_call(tmp_path: Path) -> None:
+    store = CheckpointFolder(tmp_path, texts={}, keep_last=2, background=True)
+    state = {"model": {"weight": torch.zeros(1000)}, "training": {}, "best": None}
+
+    with files_of_at_most(100):
+        store.save(1, **state)
+        with pytest.raises(RunError, match="step-1: model"):
+            store.close()
+        store.save(2, **state)
+        with pytest.raises(RunError, match="step-2: model"):
+            store.save(3, **state)
+    store.save(4, **state)
+    store.close()
+
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-4"]
+
+
+def test_the_same_step_again_is_whole_at_every_instant(tmp_path: Path) -> None:
+    save(tmp_path, 1, done="half")
+    save(tmp_path, 1, done="whole")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    assert load_training(tmp_path / "step-1") == {"done": "whole"}
+
+    (tmp_path / "step-1").rename(tmp_path / "step-1.old")  # killed between the two moves
+    assert newest_valid(tmp_path) == (tmp_path / "step-1", [])
+    assert load_training(tmp_path / "step-1") == {"done": "whole"}
+
+
+def test_damaged_ones_do_not_count_among_those_that_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step-3" / "model.safetensors").write_bytes(b"")
+    store = CheckpointFolder(tmp_path, texts={}, keep_last=2)
+
+    store.save(4, model={"weight": torch.zeros(1)}, training={}, best=None)
+
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-2", "step-4"]
+    [saved] = store.take_finished()
+    assert "set aside as damaged-step-3" in saved.notes[0]
+    assert saved.notes[0] in capsys.readouterr().err
+
+
+def test_an_older_one_that_cannot_be_deleted_is_named_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointFolder(tmp_path, texts={}, keep_last=1)
+    state = {"model": {"weight": torch.zeros(1)}, "training": {}, "best": None}
+    store.save(1, **state)
+
+    def busy(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        store.save(2, **state)
+    notes = store.take_finished()[-1].notes
+    store.save(3, **state)
+
+    assert ["could not be deleted (Device or resource busy)" in note for note in notes] == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+
+
+def test_the_best_comes_first_and_one_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    names = [path.name for path in best_first(tmp_path)[0]]
+    assert names == ["step-3", "step-2", "step-1"]
+    save_best(tmp_path, {"checkpoint": "step-2"})
+
+    found, lines = best_first(tmp_path)
+
+    assert [path.name for path in found] == ["step-2", "step-3", "step-1"]
+    assert lines == []
+    for text in ("{", "[1]", '{"checkpoint": "step-9"}', '{"checkpoint": "../x"}'):
+        (tmp_path / "best.json").write_text(text)
+        assert best_first(tmp_path)[0][0] == tmp_path / "step-3"
+        assert "best.json: " in best_first(tmp_path)[1][0]
 
 
 def test_a_checkpoint_that_was_copied_elsewhere_still_loads(tmp_path: Path) -> None:
@@ -149,3 +252,11 @@ def test_nested_lists_of_tensors_come_back(tmp_path: Path) -> None:
 
     loaded = load_training(path)["parts"]
     assert all(torch.equal(a, b) for a, b in zip(loaded, parts, strict=True))
+
+
+def test_tensors_whose_names_would_meet_are_kept_apart(tmp_path: Path) -> None:
+    parts = {"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}}
+
+    loaded = load_training(save(tmp_path, 1, **parts))
+
+    assert (float(loaded["a.b"]), float(loaded["a"]["b"])) == (0, 1)

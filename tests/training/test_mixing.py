@@ -121,13 +121,12 @@ def test_a_run_mixes_resumes_to_the_bit_and_counts_no_mixed_clip(
     with NoHostSync():
         clips, _ = whole.mixing(torch.randn(3, 3, 2, 8, 8))
     assert len(clips) == 3
-    whole.epoch += 1
+    whole.state.position.end_epoch()
     whole.train_one_epoch()
 
     first.train_one_epoch()
-    first.epoch += 1
-    second.load_state_dict(first.state_dict())
-    second.model.load_state_dict(first.model.state_dict())
+    first.state.position.end_epoch()
+    second.state.load_state_dict(first.state.state_dict())
     second.train_one_epoch()
 
     assert int(whole.train_counts["verb"].total.sum()) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from cdb_video.training.run_log import DIFFICULTY_COLUMNS, FileLog
+from cdb_video.training.run_log import DIFFICULTY_COLUMNS, Done, FileLog
 
 
 def read_lines(folder: Path) -> list[dict[str, object]]:
@@ -59,18 +59,43 @@ def test_difficulty_rows_are_readable_csv_with_empty_cells_for_unmeasured_classe
 def test_a_resumed_log_takes_back_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     log = FileLog(tmp_path)
     for epoch in (1, 2, 3):
-        log.write("eval", epoch=epoch, step=epoch)
+        log.write("train", epoch=epoch, step=10 * epoch)
+        log.write("eval", epoch=epoch, step=10 * epoch)
         write_difficulty(log, epoch)
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "ep')  # cut off when the run died
 
-    FileLog(tmp_path, from_epoch=2).close()
+    FileLog(tmp_path, done=Done(2, 20)).close()
 
-    assert [line["epoch"] for line in read_lines(tmp_path)] == [1, 2]
+    assert [(line["event"], line["epoch"]) for line in read_lines(tmp_path)] == [
+        ("train", 1),
+        ("eval", 1),
+        ("train", 2),
+        ("eval", 2),
+    ]
     with (tmp_path / "difficulty.csv").open(newline="") as file:
         epochs = {row["epoch"] for row in csv.DictReader(file)}
     assert epochs == {"1", "2"}
+
+
+def test_of_an_epoch_that_was_not_evaluated_the_steps_up_to_the_checkpoint_stay(
+    tmp_path: Path,
+) -> None:
+    log = FileLog(tmp_path)
+    for step in (10, 20, 30):
+        log.write("train", epoch=step / 20, step=step)
+    log.write("eval", epoch=1, step=20)
+    log.write("skip", epoch=1, step=20, split="val", id="a")
+    log.close()
+
+    # A checkpoint of the end of an epoch whose evaluation did not come to its end.
+    FileLog(tmp_path, done=Done(0, 20)).close()
+
+    assert [(line["event"], line["step"]) for line in read_lines(tmp_path)] == [
+        ("train", 10),
+        ("train", 20),
+    ]
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_with_empty_files(
@@ -123,7 +148,7 @@ def test_trackers_get_a_report_and_its_pictures_at_the_step_of_the_last_event(
     tmp_path: Path,
 ) -> None:
     tracker = Kept()
-    log = FileLog(tmp_path, trackers=[tracker], from_step=5)
+    log = FileLog(tmp_path, trackers=[tracker], done=Done(1, 5))
     verb = {
         "num_classes": 3,
         "top1": 0.5,

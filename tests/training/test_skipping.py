@@ -26,7 +26,8 @@ from cdb_video.losses import CrossEntropyLoss, MultiHeadLoss
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.training.optim import Schedule, build_optimizer
-from cdb_video.training.trainer import Trainer, TrainerOptions
+from cdb_video.training.options import TrainerOptions
+from cdb_video.training.trainer import Trainer
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ def test_a_skipped_clip_adds_nothing_and_the_divisor_stays_the_global_batch():
     # The mean loss that is logged is over the four that were there.
     assert trainer.loss_sums[-1] == 4
     assert trainer.train_counts["verb"].total.tolist() == [2, 1, 1]
-    figures = trainer.log_step(1.0, 1.0, 0.0)
+    figures = trainer.step_log.write(lr_factor=1.0, clips_per_s=1.0)
     expected = F.cross_entropy(logits.detach(), batch.labels["verb"])
     assert figures["loss"] == pytest.approx(float(expected), rel=1e-5)
     assert trainer.skipped.reasons == {"clip4": "4.mp4: garbage", "clip5": "5.mp4: garbage"}
@@ -117,7 +118,7 @@ def test_a_step_whose_every_clip_is_skipped_moves_nothing():
         assert torch.equal(value, before[name]), name
     assert trainer.model.training
     assert trainer.train_counts["verb"].total.tolist() == [0, 0, 0]
-    assert trainer.log_step(1.0, 1.0, 0.0) == {}
+    assert trainer.step_log.write(lr_factor=1.0, clips_per_s=1.0) == {}
     assert len(trainer.skipped.reasons) == 6
 
 

@@ -20,7 +20,8 @@ from cdb_video.losses import CDBLoss, CrossEntropyLoss, MultiHeadLoss
 from cdb_video.models.base import Normalization
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.training.optim import Schedule, build_optimizer
-from cdb_video.training.trainer import Trainer, TrainerOptions
+from cdb_video.training.options import TrainerOptions
+from cdb_video.training.trainer import Trainer
 from tests.tiny import tiny_config
 
 
@@ -68,8 +69,11 @@ class FixedSize(TrainingLoader):
 
     def __init__(self, batch_size: int) -> None:
         self.order = type(
-            "Order", (), {"batch_size": batch_size, "global_batch_size": batch_size}
+            "Order",
+            (),
+            {"batch_size": batch_size, "global_batch_size": batch_size, "steps_per_epoch": 1},
         )()
+        self.clips = type("Clips", (), {"records": ()})()
 
 
 def random_batch(size: int) -> Batch:
@@ -194,7 +198,7 @@ def test_a_run_leaves_the_files_of_its_contract(config: MakeConfig, tmp_path: Pa
 
     folder = tmp_path / "runs" / "tiny"
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["train", "eval", "train", "eval"]
+    assert [event["event"] for event in events] == ["train", "eval", "save"] * 2
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {
         "step-2",
         "step-4",
@@ -202,7 +206,7 @@ def test_a_run_leaves_the_files_of_its_contract(config: MakeConfig, tmp_path: Pa
     }
     assert (folder / "report_val.json").exists()
     assert (folder / "predictions_val.npz").exists()
-    assert trainer.step == 4
+    assert trainer.state.position.step == 4
 
 
 def test_difficulty_is_that_of_the_validation_report_and_weighs_from_then_on(
@@ -238,7 +242,7 @@ def test_without_validation_the_training_batches_measure_difficulty(config: Make
     loss = trainer.criterion.losses["verb"]
     assert isinstance(loss, CDBLoss)
     torch.testing.assert_close(loss.difficulty, 1 - trainer.train_counts["verb"].class_accuracy)
-    assert trainer.best is None
+    assert trainer.state.best is None
 
 
 def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(
@@ -250,12 +254,12 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(
 
     resumed = fit(config("parts", **options, train={"epochs": 3}), resume=True)
 
-    assert resumed.step == whole.step
+    assert resumed.state.position == whole.state.position
     for (name, mine), theirs in zip(
         resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, theirs), name
-    mine_state, their_state = resumed.state_dict(), whole.state_dict()
+    mine_state, their_state = resumed.state.state_dict(), whole.state.state_dict()
     assert mine_state["progress"] == their_state["progress"]
     for (name, value), other in zip(
         mine_state["criterion"].items(), their_state["criterion"].values(), strict=True
@@ -284,11 +288,11 @@ def test_resume_with_nothing_to_resume_starts_and_says_so(
     trainer = fit(config(train={"epochs": 1}), resume=True)
 
     assert "nothing to resume" in capsys.readouterr().out
-    assert trainer.epoch == 1
+    assert trainer.state.position.epoch == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config: MakeConfig) -> None:
-    with pytest.raises(RunError, match=r"the loss is (nan|inf) in epoch \d+, step \d+"):
+    with pytest.raises(RunError, match=r"no finite number in 2 steps in a row"):
         fit(config(optim={"name": "sgd", "lr": 1e18}, train={"epochs": 4, "log_every": 1}))
 
 
@@ -320,5 +324,24 @@ def test_only_every_nth_epoch_and_the_last_are_validated(
     fit(config(train={"epochs": 3, "eval_every": 2}))
 
     lines = (tmp_path / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()
-    events = [(e["event"], e["epoch"]) for e in map(json.loads, lines) if e["event"] != "train"]
+    events = [(e["event"], e["epoch"]) for e in map(json.loads, lines)]
+    events = [(name, epoch) for name, epoch in events if name in ("epoch", "eval")]
     assert events == [("epoch", 1), ("eval", 2), ("eval", 3)]
+
+
+def test_between_validations_a_few_clips_of_each_class_measure_difficulty(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    difficulty = {"max_clips_per_class": 2}
+    trainer = fit(config(loss={"difficulty": difficulty}, train={"epochs": 2, "eval_every": 2}))
+
+    assert trainer.difficulty_pass is not None
+    counts = trainer.difficulty_pass(trainer.model)
+    # Of 4 and 3 clips of the verbs, of 3, 2 and 2 of the nouns.
+    assert counts["verb"].total.tolist() == [2, 2]
+    assert counts["noun"].total.tolist() == [2, 2, 2]
+    with (tmp_path / "runs" / "tiny" / "difficulty.csv").open(newline="") as file:
+        measured = {row["epoch"] for row in csv.DictReader(file) if row["accuracy"]}
+    assert measured == {"1", "2"}
+    difficulties = trainer.difficulties.values()
+    assert [int(one.epochs) for one in difficulties] == [2, 2]

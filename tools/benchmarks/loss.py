@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.made_up import (
+    NUM_CLASSES,
+    StepSize,
+    made_up_batch,
+    made_up_split,
+    made_up_trainer,
+    measure_difficulty,
+)
 from benchmarks.report import make_report
 from benchmarks.timing import device_clock, interleave
-from cdb_video.build import build_trainer
 from cdb_video.build_data import Data
 from cdb_video.build_losses import build_criterion
-from cdb_video.clips.batch import Appearance, Batch
+from cdb_video.clips.batch import Batch
 from cdb_video.config import LossConfig
-from cdb_video.config_file import parse_config
-from cdb_video.counts import ClassCounts
-from cdb_video.datasets.annotations import Split, VideoRecord, Vocabulary
-from cdb_video.distributed import ONE_PROCESS
+from cdb_video.datasets.annotations import Split
 from cdb_video.losses import MultiHeadLoss
 from cdb_video.training.trainer import Trainer
 
-NUM_CLASSES = {"verb": 19, "noun": 51, "action": 106}
-"""Those of EGTEA Gaze+."""
-BATCH_SIZE, NUM_FRAMES, CROP_SIZE = 8, 16, 64
+SIZE = StepSize("slowfast_tiny", batch_size=8, num_frames=16, crop_size=64)
 ARMS = ("cross_entropy", "cdb")
 
 
@@ -37,13 +38,15 @@ def measure(*, device: str, repeats: int) -> dict[str, Any]:
 
     """
     generator = torch.Generator().manual_seed(0)
-    split = made_up_split(generator)
-    trainer = made_up_trainer(split, device=device)
-    batch = made_up_batch(split, generator, device=trainer.device)
+    split = made_up_split(SIZE.batch_size, generator)
+    trainer = made_up_trainer(split, SIZE, device=device)
+    batch = made_up_batch(split, SIZE, generator, device=trainer.device)
     criteria = made_up_criteria(split, generator, device=trainer.device)
     labels = batch.to(trainer.device).labels
     logits = {
-        head: torch.randn(BATCH_SIZE, k, generator=generator).to(trainer.device).requires_grad_()
+        head: torch.randn(SIZE.batch_size, k, generator=generator)
+        .to(trainer.device)
+        .requires_grad_()
         for head, k in NUM_CLASSES.items()
     }
     clock = device_clock(trainer.device)
@@ -78,63 +81,6 @@ def loss_alone(
     torch.autograd.grad(total, list(logits.values()))
 
 
-def made_up_split(generator: torch.Generator) -> Split:
-    """A clip for each place of a batch, randomly labelled; there are no files."""
-    labels = {
-        head: torch.randint(k, (BATCH_SIZE,), generator=generator).tolist()
-        for head, k in NUM_CLASSES.items()
-    }
-    records = [
-        VideoRecord(
-            id=str(i),
-            path=Path(f"{i}.mp4"),
-            video_id=str(i),
-            recording=str(i),
-            labels={head: classes[i] for head, classes in labels.items()},
-        )
-        for i in range(BATCH_SIZE)
-    ]
-    vocabularies = {head: Vocabulary(map(str, range(k))) for head, k in NUM_CLASSES.items()}
-    return Split("made up", records, vocabularies)
-
-
-def made_up_trainer(split: Split, *, device: str) -> Trainer:
-    """What `build_trainer` makes of a configuration, up to the first step of an epoch."""
-    values = {
-        "clip": {"num_frames": NUM_FRAMES, "crop_size": CROP_SIZE, "short_side": CROP_SIZE},
-        "data": {"num_workers": 0},
-        "model": {"backbone": "slowfast_tiny"},
-        "loss": {"name": "cross_entropy"},
-        # The weights hardly move, so that the last step has the work of the first.
-        "optim": {"name": "adamw", "lr": 1e-6},
-        "train": {
-            "global_batch_size": BATCH_SIZE,
-            "micro_batch_size": BATCH_SIZE,
-            "device": device,
-        },
-    }
-    config = parse_config(values, source="benchmark")
-    data = Data(train=split, val=None, test=None)
-    trainer = build_trainer(config, data=data, ranks=ONE_PROCESS)
-    trainer.schedule.apply(trainer.optimizer, 0.0)
-    trainer.model.train()
-    return trainer
-
-
-def made_up_batch(split: Split, generator: torch.Generator, *, device: torch.device) -> Batch:
-    """Clips of noise on the host, as a loader gives them: in page-locked memory for a GPU."""
-    shape = (BATCH_SIZE, 1, 3, NUM_FRAMES, CROP_SIZE, CROP_SIZE)
-    batch = Batch(
-        clips=torch.randint(256, shape, dtype=torch.uint8, generator=generator),
-        labels={head: split.labels(head) for head in split.heads},
-        indices=torch.arange(BATCH_SIZE),
-        appearance=Appearance(
-            flip=torch.rand(BATCH_SIZE, generator=generator) < 0.5, jitter=torch.ones(BATCH_SIZE, 3)
-        ),
-    )
-    return batch.pin_memory() if device.type == "cuda" else batch
-
-
 def made_up_criteria(
     split: Split, generator: torch.Generator, *, device: torch.device
 ) -> dict[str, MultiHeadLoss]:
@@ -143,9 +89,5 @@ def made_up_criteria(
     criteria = {
         name: build_criterion(LossConfig(name=name), data.classes).to(device) for name in ARMS
     }
-    for head, k in NUM_CLASSES.items():
-        counts, clips = ClassCounts(k), 10 * k
-        scores = torch.rand(clips, k, generator=generator)
-        counts.update(scores, torch.randint(k, (clips,), generator=generator))
-        criteria["cdb"].update({head: counts})
+    measure_difficulty(criteria["cdb"], generator)
     return criteria

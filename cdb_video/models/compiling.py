@@ -1,0 +1,43 @@
+"""A network as one compiled graph, or a line that says why it is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cdb_video.errors import ConfigError
+
+BACKEND = "inductor"
+"""Of `torch.compile`."""
+
+
+class CompiledNetwork(nn.Module):
+    """A module whose forward and backward passes run as one graph; it shares its parameters.
+
+    The module itself stays as it is, so that its state, its evaluation and its export do not depend
+    on how it is trained. Every batch size has a graph of its own, compiled when it is first seen.
+
+    Raises:
+        ConfigError: at the first call, where the graph breaks or the machine cannot compile.
+
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._run = torch.compile(module, fullgraph=True, dynamic=False, backend=BACKEND)
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the module gives."""
+        from torch._dynamo.exc import BackendCompilerFailed, Unsupported
+
+        try:
+            return self._run(*inputs)
+        except (BackendCompilerFailed, Unsupported) as error:
+            why = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"train.compile=true: {type(self.module).__name__} is not one graph here ({why}); "
+                "use train.compile=false"
+            ) from error

@@ -1,0 +1,144 @@
+"""The parts of the benchmarks of steps, epochs and evaluation; slow: the commands themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cdb_video.clips.batch import Appearance, Batch
+from cdb_video.models.backbones import BACKBONES
+from cdb_video.models.recognizer import Recognizer
+from tests.host_sync import WAITS
+from tools.benchmarks.cards import peak_tflops
+from tools.benchmarks.pyslowfast_step import PySlowFastStep
+from tools.benchmarks.step_profile import (
+    WAITING_OPERATORS,
+    idle_share,
+    model_flops,
+    profile_step,
+)
+
+BENCHMARK = Path(__file__).parent.parent.parent / "tools" / "benchmark.py"
+
+
+def test_idle_time_is_what_no_kernel_covers() -> None:
+    # Two that overlap and one inside another; of 0 to 10, nothing runs from 4 to 5 and 7 to 9.
+    kernels = [(5.0, 7.0), (0.0, 3.0), (2.0, 4.0), (2.5, 3.0), (9.0, 10.0)]
+
+    assert idle_share(kernels) == pytest.approx(0.3)
+    assert idle_share([]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L40", None),
+        ("GeForce GTX 1080", None),
+    ],
+)
+def test_the_peak_of_a_card_by_its_name(name: str, peak: float | None) -> None:
+    assert peak_tflops(name) == peak
+
+
+def test_flops_of_both_passes_are_counted() -> None:
+    layer = nn.Linear(4, 5)
+    inputs = torch.zeros(3, 4, requires_grad=True)
+
+    # 2 * 3 * 4 * 5 for the result, as many for each of the two gradients.
+    assert model_flops(lambda: layer(inputs).sum().backward()) == 3 * 120
+
+
+def test_reads_on_the_host_are_counted() -> None:
+    values = torch.arange(3.0)
+
+    found = profile_step(lambda: (values.sum().item(), values.nonzero()), torch.device("cpu"))
+
+    assert found == {"memory_gb": None, "idle_share": None, "host_syncs": 2}
+    assert {name.removeprefix("aten::") for name in WAITING_OPERATORS} <= WAITS
+
+
+def test_the_recreated_step_computes_what_its_description_says() -> None:
+    torch.manual_seed(0)
+    net = BACKBONES["slowfast_tiny"](num_frames=8, crop_size=16)
+    heads = {"verb": 6, "action": 7}
+    model = Recognizer(net, num_classes=heads, dropout=0.0)
+    batch = Batch(
+        clips=torch.randint(256, (6, 1, 3, 8, 16, 16), dtype=torch.uint8),
+        labels={head: torch.arange(6) for head in heads},
+        indices=torch.arange(6),
+        appearance=Appearance(flip=torch.zeros(6, dtype=torch.bool), jitter=torch.ones(6, 3)),
+    )
+    clips = (batch.clips.flatten(0, 1).float() / 255 - 0.45) / 0.225
+    logits = model(clips)  # batch norm's statistics of a batch do not depend on what came before
+    losses = [F.cross_entropy(logits[head], batch.labels[head]) for head in heads]
+    loss = torch.stack(losses).sum()
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    step = PySlowFastStep(model, batch, amp=False)
+
+    step()
+
+    shown_loss, top1, top5, norm = step.read
+    assert shown_loss == pytest.approx(loss.item(), rel=1e-5)
+    assert norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in grads)), rel=1e-4)
+    order = logits["action"].argsort(1, descending=True)
+    rank = (order == batch.labels["action"][:, None]).int().argmax(1)
+    assert top1 == pytest.approx(100 * float((rank > 0).float().mean()))
+    assert top5 == pytest.approx(100 * float((rank > 4).float().mean()))
+
+
+def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCHMARK), *arguments, "--device", "cpu", "--json", "out.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
+    for name, ratio in report["ratios"].items():
+        low, high = report["intervals"][name]
+        assert 0 < low <= ratio <= high
+        assert name in done.stdout
+    return report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two networks are compiled
+def test_step_times_every_arm(tmp_path: Path) -> None:
+    report = run(tmp_path, "step", "--repeats", "1", "--batch-size", "2")
+
+    arms = report["arms"]
+    assert {"ours", "compiled", "eager_fp32", "pyslowfast", "cross_entropy"} <= set(arms)
+    assert set(report["not_measured"]) >= {"pyslowfast_amp"}
+    assert {"ours/eager_fp32", "ours/pyslowfast", "cdb/cross_entropy"} <= set(report["ratios"])
+    assert arms["ours"]["host_syncs"] == 0
+    # The loss is looked at for NaN, and four numbers are read.
+    assert arms["pyslowfast"]["host_syncs"] == 5
+    assert arms["ours"]["tflops"] > 0
+    assert arms["ours"]["peak_share"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the demo is rendered
+def test_epoch_and_evaluation_are_timed_by_part(tmp_path: Path) -> None:
+    epoch = run(tmp_path, "epoch", "--repeats", "1", "--cache", "cache")
+    evaluation = run(tmp_path, "evaluate", "--repeats", "1", "--cache", "cache")
+
+    assert {"load", "step", "epoch", "validation", "ours", "official"} <= set(epoch["arms"])
+    assert {"ours/official", "epoch/load+step"} <= set(epoch["ratios"])
+    for views in ("1_view", "30_views"):
+        parts = [
+            evaluation["arms"][f"{name}_{views}"] for name in ("loader", "forward", "evaluate")
+        ]
+        assert all(part["median_ms"] > 0 for part in parts)
+        assert f"evaluate/loader+forward {views}" in evaluation["ratios"]

@@ -1,0 +1,138 @@
+"""Our re-creation of an epoch of the official CDB-EGTEA code, and none of its code.
+
+From a description of it: clips as folders of JPEG files, T of them spread over the whole clip,
+decoded, scaled and normalised to fp32 in the loader; one head; two numbers read on the host in a
+training step; after the epoch a full validation pass whose batches are counted class by class in
+Python, three reads a class; difficulty is 1 - accuracy, and the weighted loss is built anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from cdb_video.clips.decoders import open_video
+from cdb_video.datasets.annotations import VideoRecord
+from cdb_video.models.recognizer import Recognizer
+
+HEAD = "verb"
+MEAN, STD = [0.45] * 3, [0.225] * 3
+
+
+class Shape(NamedTuple):
+    """Of a clip: frames, the shorter side that a frame is scaled to, and the crop of it."""
+
+    num_frames: int
+    short_side: int
+    crop_size: int
+
+
+def extract_frames(records: Sequence[VideoRecord], folder: Path) -> list[Path]:
+    """A folder of JPEG files a record, written where it is not there yet."""
+    made = []
+    for record in records:
+        place = folder / record.path.stem
+        made.append(place)
+        if place.exists():
+            continue
+        half = place.with_suffix(".part")
+        half.mkdir(parents=True, exist_ok=True)
+        with open_video(record.path) as video:
+            for i, frame in enumerate(video.frames(torch.arange(video.num_frames))):
+                TF.to_pil_image(frame).save(half / f"{i:05d}.jpg", quality=95)
+        half.rename(place)
+    return made
+
+
+class JpegClips(Dataset[tuple[Tensor, int]]):
+    """Clips (3, T, H, W) fp32 with the class of the head."""
+
+    def __init__(
+        self, folders: Sequence[Path], labels: Sequence[int], shape: Shape, *, train: bool
+    ) -> None:
+        self.frames = [sorted(folder.glob("*.jpg")) for folder in folders]
+        self.labels = labels
+        self.shape = shape
+        self.train = train
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        files = self.frames[index]
+        count, short_side, side = self.shape
+        edges = [len(files) * i // count for i in range(count + 1)]
+        chosen = [
+            random.randrange(low, max(low + 1, high)) if self.train else low  # noqa: S311
+            for low, high in pairwise(edges)
+        ]
+        images = [TF.resize(Image.open(files[i]).convert("RGB"), short_side) for i in chosen]
+        width, height = images[0].size
+        top, left = (height - side) // 2, (width - side) // 2
+        if self.train:
+            top = random.randint(0, height - side)  # noqa: S311
+            left = random.randint(0, width - side)  # noqa: S311
+        frames = [TF.to_image(TF.crop(image, top, left, side, side)) for image in images]
+        pixels = [
+            TF.normalize(TF.to_dtype(f, torch.float32, scale=True), MEAN, STD) for f in frames
+        ]
+        return torch.stack(pixels, dim=1), self.labels[index]
+
+
+class OfficialEpoch:
+    """Training and validation, called once an epoch."""
+
+    def __init__(
+        self,
+        model: Recognizer,
+        train: DataLoader[Any],
+        val: DataLoader[Any],
+    ) -> None:
+        self.model = model
+        self.train, self.val = train, val
+        self.device = next(model.parameters()).device
+        self.num_classes = model.num_classes[HEAD]
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+        self.criterion = nn.CrossEntropyLoss()
+        self.losses: list[float] = []
+
+    def __call__(self) -> None:
+        """One epoch."""
+        self.model.train()
+        for clips, target in self.train:
+            clips, target = clips.to(self.device), target.to(self.device)
+            logits = self.model(clips)[HEAD]
+            loss = self.criterion(logits, target)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            right = (logits.argmax(1) == target).sum().item()
+            self.losses.append(loss.item() + 0 * right)
+        self.criterion = nn.CrossEntropyLoss(weight=self._weights().to(self.device))
+
+    @torch.no_grad()
+    def _weights(self) -> Tensor:
+        """Of the classes, from a full pass over the validation clips."""
+        self.model.eval()
+        correct, total = [0.0] * self.num_classes, [0.0] * self.num_classes
+        for clips, target in self.val:
+            clips, target = clips.to(self.device), target.to(self.device)
+            predicted = self.model(clips)[HEAD].argmax(1)
+            for c in range(self.num_classes):
+                if (target == c).any().item():
+                    correct[c] += ((predicted == c) & (target == c)).sum().item()
+                    total[c] += (target == c).sum().item()
+        accuracy = torch.tensor(correct) / torch.tensor(total).clamp(min=1)
+        difficulty = 1 - accuracy
+        tau = torch.sigmoid(accuracy.max() / (accuracy.min() + 0.01))
+        weights = difficulty**tau
+        return weights / weights.sum() * self.num_classes
