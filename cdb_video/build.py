@@ -357,4 +357,5 @@ def _build_checkpoints(
         run.checkpoints,
         texts={"config.yaml": config_yaml, "model.json": json.dumps(about, ensure_ascii=False)},
         keep_last=config.train.keep_last,
+        background=True,
     )

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from cdb_video.errors import RunError
+
 T = TypeVar("T")
 
 
@@ -51,6 +53,24 @@ ONE_PROCESS = Ranks()
 def restart_count() -> int:
     """How often torchrun has started these ranks again (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def check_restarts() -> None:
+    """Refuse restarts that would fail: torchrun hands a restarted rank a dead one's address.
+
+    It does where its ranks use the agent's store (pytorch issue 135712). With torch 2.13 such
+    restarts worked 6 times of 16, and with 2.14 they failed too (docs/log.md).
+
+    Raises:
+        RunError: with the variable that mends it.
+
+    """
+    most = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if most != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise RunError(
+            f"torchrun --max-restarts={most}: restarted ranks do not find one another unless "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set for torchrun"
+        )
 
 
 def launch_id() -> str | None:

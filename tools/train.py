@@ -39,6 +39,7 @@ def main() -> None:
         print(dump_config(config), end="")
         return
     ranks = Ranks.from_environment()
+    distributed.check_restarts()
     device = choose_device(config, ranks)
     # All that can be wrong is looked at before the ranks meet: files on rank 0 alone.
     data = read_data(config, check_files=ranks.is_main)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from types import FrameType
@@ -20,6 +21,9 @@ from cdb_video.clips.watchdog import IDLE, DecodePolicy, Guarded, took_too_long
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.distributed import end_with_parent
 from cdb_video.errors import DecodeError, RunError
+
+ENDING_S = 5.0
+"""How long a worker may take to end that closed its pipe."""
 
 Item = TypeVar("Item")
 Collated = TypeVar("Collated")
@@ -92,7 +96,9 @@ class GuardedLoader(Generic[Item, Collated]):
                 with self._waking():
                     iterator = self._started(plan[done:]) if iterator is None else iterator
                     found = next(iterator)
-            except Exception:
+            except Exception as error:
+                if self._workers and isinstance(error, OSError | EOFError):
+                    self._await_end()
                 lost = self._lost()
                 if lost is None:
                     raise
@@ -179,6 +185,13 @@ class GuardedLoader(Generic[Item, Collated]):
         finally:
             signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
 
+    def _await_end(self) -> None:
+        """Of the worker that broke off in the middle of a tensor: its pipe ends before it does."""
+        ready = wait([process.sentinel for process in self._workers.values()], ENDING_S)
+        for process in self._workers.values():
+            if process.sentinel in ready:  # a process closes its files before it is gone
+                process.join(ENDING_S)
+
     def _ended(self) -> dict[int, int | None]:
         """Pid -> exit status of the workers that are gone; None: it was not to be had."""
         ended = {pid: process.exitcode for pid, process in self._workers.items()}
@@ -195,10 +208,11 @@ class GuardedLoader(Generic[Item, Collated]):
 
         """
         ended = self._ended()
-        if blameless := [status for status in ended.values() if status in _BLAMELESS]:
+        if blameless := [pid for pid, status in ended.items() if status in _BLAMELESS]:
+            how = _name(*[ended[pid] for pid in blameless])
             raise RunError(
-                f"a loader's process was ended from outside ({_name(*blameless)}); is there "
-                "memory, and room in /dev/shm, for data.num_workers processes?"
+                f"a loader's process was ended from outside ({how}); is there memory, "
+                f"and room in /dev/shm, for data.num_workers processes?{self._at(blameless)}"
             )
         lost = [
             Skipped(index, self._reason(self.records[index], ended[pid]))
@@ -211,6 +225,15 @@ class GuardedLoader(Generic[Item, Collated]):
                 "memory, and room in /dev/shm, for data.num_workers processes?"
             )
         return lost or None
+
+    def _at(self, pids: Sequence[int]) -> str:
+        """What ended processes were at, which may be what took the memory."""
+        at = [
+            f"{self.records[index].path} (clip {self.records[index].id})"
+            for pid, index in self._guarded.posts.items()
+            if pid in pids and index != IDLE
+        ]
+        return f" It was decoding {' and '.join(at)}" if at else ""
 
     def _reason(self, record: VideoRecord, status: int | None) -> str:
         if status == -signal.SIGALRM:

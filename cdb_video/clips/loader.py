@@ -48,19 +48,17 @@ class TrainingLoader:
         self._loader = GuardedLoader(
             clips,
             clips.records,
-            collate=_Collate((1, *self.clip_shape)),
+            collate=_Collate((1, *_shape_of(clips))),
             policy=policy,
             num_workers=num_workers,
             pin_memory=pin_memory,
         )
 
-    @property
-    def clip_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the clips; (D, L, 1, 1) of features."""
+    def blank_clips(self, size: int) -> torch.Tensor:
+        """(size, C, T, H, W) zeros, of the shape and type of the loader's clips."""
         if isinstance(self.clips, FeatureClips):
-            return self.clips.num_features, self.clips.num_tokens, 1, 1
-        side = self.clips.augmentation.crop_size
-        return 3, self.clips.sampler.num_frames, side, side
+            return torch.zeros(size, self.clips.num_features, self.clips.num_tokens, 1, 1)
+        return torch.zeros(size, *_shape_of(self.clips), dtype=torch.uint8)
 
     @property
     def fingerprint(self) -> str:
@@ -82,6 +80,11 @@ class TrainingLoader:
         """
         self.order.set_position(epoch, first_step)
         yield from _batches(self._loader, list(self.order))
+
+
+def _shape_of(clips: TrainingClips) -> tuple[int, int, int, int]:
+    side = clips.augmentation.crop_size
+    return 3, clips.sampler.num_frames, side, side
 
 
 class EvaluationLoader:

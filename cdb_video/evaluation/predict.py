@@ -18,6 +18,7 @@ from cdb_video.clips.dataset import (
 )
 from cdb_video.clips.loader import EvaluationLoader
 from cdb_video.clips.transforms import EvaluationCrops
+from cdb_video.clips.watchdog import RAISE, DecodePolicy
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.models.recognizer import Recognizer
@@ -41,6 +42,8 @@ class Scorer:
     precision: Precision = "fp32"
     micro_batch_size: int = 32
     """Clips a forward, at most."""
+    timeout_s: float = RAISE.timeout_s
+    """Longest time that one segment may take to decode."""
 
     def __call__(
         self, records: Sequence[VideoRecord], *, opener: RecordOpener | None = None
@@ -61,7 +64,11 @@ class Scorer:
         )
         report = evaluate(
             self.model,
-            EvaluationLoader(views, clips_per_batch=self.micro_batch_size),
+            EvaluationLoader(
+                views,
+                clips_per_batch=self.micro_batch_size,
+                policy=DecodePolicy(timeout_s=self.timeout_s),
+            ),
             device=next(self.model.parameters()).device,
             precision=self.precision,
             micro_batch_size=self.micro_batch_size,

@@ -124,6 +124,7 @@ class LoadedRun:
             pixels=self.config.data.pixels,
             precision=self.precision,
             micro_batch_size=self.config.train.micro_batch_size,
+            timeout_s=self.config.data.decode_timeout_s,
         )
 
     def predict(

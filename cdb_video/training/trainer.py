@@ -184,7 +184,8 @@ class Trainer:
 
         """
         position = self.state.position
-        with closing(self.log), self.saving.stop.listening():
+        checkpoints = self.saving.checkpoints
+        with closing(self.log), closing(checkpoints), self.saving.stop.listening():
             if position.steps == 0:
                 self.criterion.start_epoch(position.epoch, self.options.epochs)
             if position.step == 0:
@@ -418,6 +419,5 @@ class Trainer:
         """Before the first step, and before a state is taken up: see `distributed`."""
         if isinstance(self.network, DistributedDataParallel):
             size = max(self.loader.order.forward_sizes(self.options.micro_batch_size))
-            shape = size, *self.loader.clip_shape
-            clips = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-            distributed.settle_buckets(self.network, self.to_input(clips), self.autocast)
+            clips = self.to_input(self.loader.blank_clips(size).to(self.device))
+            distributed.settle_buckets(self.network, clips, self.autocast)

@@ -173,7 +173,7 @@ def check_second_step() -> None:
 
 
 ROW = Row(
-    name="bad numbers",
+    name="bad_numbers",
     promise="NaN and infinity in a clip, the loss or a gradient (fp32, bf16, fp16; also of one of "
     "two ranks) change no part of the state but the loss scale, and are recorded",
     measure=measure,

@@ -89,7 +89,7 @@ def clips_of_steps(notes: Path, ranks: int) -> dict[int, list[int]]:
 
 
 ROW = Row(
-    name="other ranks",
+    name="other_ranks",
     promise="resumed on another number of ranks, every step has the same clips and, without batch "
     "norm and dropout, the same loss to 1e-6 (fp32)",
     measure=measure,

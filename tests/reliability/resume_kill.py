@@ -106,7 +106,7 @@ def compare(run: Path, whole: Path, what: str, job: ForkedJob) -> list[str]:
 
 
 ROW = Row(
-    name="resume",
+    name="resume_kill",
     promise="killed in mid-epoch and resumed, a run ends with the same state bit for bit "
     "(2 and 3 ranks; fp32, bf16, fp16)",
     measure=measure,

@@ -63,7 +63,7 @@ def environment(pid: int) -> list[bytes]:
 
 
 ROW = Row(
-    name="stopped rank",
+    name="stopped_rank",
     promise="a stopped rank ends the job within train.rank_timeout_s and the 30 s that torchrun "
     "gives ranks to end, and 5 s",
     measure=measure,

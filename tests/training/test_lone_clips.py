@@ -76,4 +76,4 @@ def test_a_rest_of_one_in_a_forward_trains(tiny_data: Path, tmp_path: Path) -> N
 
     trainer.fit()
 
-    assert trainer.step == 2
+    assert trainer.state.position.step == 2

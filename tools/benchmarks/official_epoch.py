@@ -75,7 +75,10 @@ class JpegClips(Dataset[tuple[Tensor, int]]):
             random.randrange(low, max(low + 1, high)) if self.train else low  # noqa: S311
             for low, high in pairwise(edges)
         ]
-        images = [TF.resize(Image.open(files[i]).convert("RGB"), short_side) for i in chosen]
+        images = [
+            TF.resize(Image.open(files[i], formats=["JPEG"]).convert("RGB"), short_side)
+            for i in chosen
+        ]
         width, height = images[0].size
         top, left = (height - side) // 2, (width - side) // 2
         if self.train:
