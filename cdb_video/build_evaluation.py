@@ -70,6 +70,8 @@ def build_validation(
                 role="val",
                 log=log,
                 last=last,
+                # Nobody watches the cells of a comparison: their pages are written at the end.
+                live=not quiet,
             )
         return report
 
@@ -174,6 +176,7 @@ def write_report(
     role: str,
     log: RunLog | None = None,
     last: bool = False,
+    live: bool = True,
     subsets: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """Write `report_<role>.json`, its page and `predictions_<role>.npz` into a run's folder.
@@ -188,6 +191,7 @@ def write_report(
         log: of the training that goes on: it is shown the figures, and the pictures of the page,
             which has no thumbnails and waits for its turn; None: training is done.
         last: of its validations: the page waits no longer.
+        live: write pages while training goes on.
         subsets: name -> ids of the videos to give figures of apart.
 
     """
@@ -207,7 +211,7 @@ def write_report(
     save_report(folder / f"report_{role}.json", content)
     if log:
         log.show_report(content)
-    if log is None or last or is_due(folder / f"report_{role}.html"):
+    if log is None or (live and (last or is_due(folder / f"report_{role}.html"))):
         write_report_page(
             folder,
             content,

@@ -125,8 +125,9 @@ def conv_layers(model: Recognizer, clip_shape: ClipShape) -> list[ConvLayer]:
         for name, module in shadow.named_modules()
         if isinstance(module, nn.Conv2d | nn.Conv3d)
     ]
-    with torch.no_grad():
-        shadow(torch.empty(clip_shape, device="meta"))
+    if hooks:  # a model on saved features, or one of linear layers alone, has none
+        with torch.no_grad():
+            shadow(torch.empty(clip_shape, device="meta"))
     for hook in hooks:
         hook.remove()
     return list(layers.values())

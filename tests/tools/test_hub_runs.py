@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent.parent.parent
 Tool = Callable[..., str]
 HEADS = {"videomae": "linear", "vjepa2": "attentive", "timesformer": "cosine", "vivit": "attentive"}
 
+AVERAGED = ("timesformer", "vivit")
+"""Trained with train.ema, and so evaluated, predicted with and exported by averaged weights."""
+
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,7 +54,10 @@ def runs(hub: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -
                 "drop_path": 0.2,
             },
             optim={"layer_decay": 0.75, "lr": 1e-3},
-            train={"precision": "bf16" if kind == "videomae" else "fp32"},
+            train={
+                "precision": "bf16" if kind == "videomae" else "fp32",
+                "ema": 0.9 if kind in AVERAGED else None,
+            },
         )
         paths.append(out / f"{kind}.yaml")
         paths[-1].write_text(dump_config(config))
