@@ -25,8 +25,7 @@ from cdb_video.errors import RunError
 from cdb_video.evaluation.evaluate import EvalReport
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
-from cdb_video.models import compiling
-from cdb_video.models.compiling import CompiledNetwork
+from cdb_video.models.compiling import CompiledModule
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast, input_type
 from cdb_video.progress import Progress
@@ -122,18 +121,15 @@ class Trainer:
         self.log = log or SilentLog()
         self.checkpoints = checkpoints or NoCheckpoints()
         self.device = next(model.parameters()).device
-        self.to_input = ToModelInput(
-            *model.normalization, jitter=jitter, dtype=input_type(options.precision)
-        ).to(self.device)
         self.autocast = autocast(self.device, options.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
+        dtype = input_type(options.precision)
+        to_input = ToModelInput(*model.normalization, jitter=jitter, dtype=dtype).to(self.device)
+        compiled = CompiledModule if options.compile else _as_it_is
+        self.to_input = compiled(to_input)
         self.network = distributed.wrap(
-            CompiledNetwork(model) if options.compile else model,
-            self.device,
-            compress_gradients=options.compress_gradients,
+            compiled(model), self.device, compress_gradients=options.compress_gradients
         )
-        if options.compile:
-            self.to_input.compile(fullgraph=True, dynamic=False, backend=compiling.BACKEND)
         self.epoch = 0
         self.step = 0
         self.best: Mapping[str, Any] | None = None
@@ -380,3 +376,7 @@ class Trainer:
         progress = state["progress"]
         self.epoch, self.step, self.best = progress["epoch"], progress["step"], progress["best"]
         self.skipped.reasons = dict(progress.get("skipped", {}))
+
+
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module
