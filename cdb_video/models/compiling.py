@@ -38,6 +38,6 @@ class CompiledModule(nn.Module):
         except (BackendCompilerFailed, Unsupported) as error:
             why = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"train.compile=true: {type(self.module).__name__} cannot be compiled as one graph here ({why}); "
-                "use train.compile=false"
+                f"train.compile=true: {type(self.module).__name__} cannot be compiled as one "
+                f"graph here ({why}); use train.compile=false"
             ) from error
