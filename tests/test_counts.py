@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cdb_video.counts import ClassCounts, ShotGroup
+from cdb_video.counts import ClassCounts, ShotGroup, all_reduce_counts
 from tests.host_sync import NoHostSync
 
 NAN = math.nan
@@ -297,3 +299,28 @@ def test_other_bad_values_are_refused() -> None:
         ClassCounts(0)
     with pytest.raises(ValueError, match=r"train_counts must be \(3,\), got \(2,\)"):
         ClassCounts(3).by_shot(torch.ones(2))
+
+
+def test_the_counts_of_all_heads_are_summed_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = [ClassCounts(2), ClassCounts(3)]
+    for counts in heads:
+        counts.update(torch.eye(counts.num_classes), torch.arange(counts.num_classes))
+    sent: list[tuple[int, ...]] = []
+    real = dist.all_reduce
+
+    def send(table: torch.Tensor) -> None:
+        sent.append(tuple(table.shape))
+        real(table)
+        table *= 2  # as another rank with the same counts would
+
+    monkeypatch.setattr(dist, "all_reduce", send)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        all_reduce_counts(heads)
+    finally:
+        dist.destroy_process_group()
+
+    assert sent == [(5, 5)]
+    assert [counts.correct.tolist() for counts in heads] == [[2, 2], [2, 2, 2]]

@@ -3,6 +3,9 @@
     python tools/benchmark.py loss                        a training step with CDB, cross entropy
     OMP_NUM_THREADS=1 python tools/benchmark.py loss --device cpu --json loss.json
     python tools/benchmark.py loader                      clips from files, beside other loaders
+    python tools/benchmark.py step                        a step beside plain ones and compiled
+    python tools/benchmark.py epoch                       an epoch by part; the official code's
+    python tools/benchmark.py evaluate                    evaluation beside loading and forward
 
 On a machine that computes something else, one thread is steadier than several (docs/log.md).
 """

@@ -13,7 +13,7 @@ BACKEND = "inductor"
 """Of `torch.compile`."""
 
 
-class CompiledNetwork(nn.Module):
+class CompiledModule(nn.Module):
     """A module whose forward and backward passes run as one graph; it shares its parameters.
 
     The module itself stays as it is, so that its state, its evaluation and its export do not depend
@@ -38,6 +38,6 @@ class CompiledNetwork(nn.Module):
         except (BackendCompilerFailed, Unsupported) as error:
             why = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"train.compile=true: {type(self.module).__name__} is not one graph here ({why}); "
-                "use train.compile=false"
+                f"train.compile=true: {type(self.module).__name__} cannot be compiled as one "
+                f"graph here ({why}); use train.compile=false"
             ) from error

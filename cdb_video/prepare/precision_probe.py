@@ -149,8 +149,8 @@ def probe(
     module.to(memory_format=layout)
     made = torch.randn(layer.input_shape, device=device, generator=generator).to(dtype)
     inputs = made.to(memory_format=layout).requires_grad_(backward)
-    # On a GPU the first run of each is for choosing kernels.
-    runs = range(2 if device.type == "cuda" else 1)
+    # In the first run of each the libraries choose and make their kernels.
+    runs = range(2)
     low, exact = partial(autocast, device, precision), partial(_exact, device)
     results, seconds = [_run(module, inputs, low, backward=backward) for _ in runs][-1]
     inputs = inputs.detach().float().requires_grad_(backward)

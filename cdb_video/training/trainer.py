@@ -21,8 +21,7 @@ from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.evaluation.evaluate import EvalReport, EvaluationStoppedError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.losses import ClassDifficulty, MultiHeadLoss
-from cdb_video.models import compiling
-from cdb_video.models.compiling import CompiledNetwork
+from cdb_video.models.compiling import CompiledModule
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import autocast, input_type
 from cdb_video.progress import Progress
@@ -109,9 +108,6 @@ class Trainer:
         self.ranks = ranks
         self.log = log or SilentLog()
         self.device = next(model.parameters()).device
-        self.to_input = ToModelInput(
-            *model.normalization, jitter=jitter, dtype=input_type(options.precision)
-        ).to(self.device)
         self.autocast = autocast(self.device, options.precision)
         # Also in fp32 and bf16, with scale 1: it lets the fused optimisers leave out, on the
         # device, a step whose gradient is not finite.
@@ -120,9 +116,10 @@ class Trainer:
         self.averaged = (
             NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
         )
-        steps_per_epoch = loader.steps_per_epoch
-        if options.compile:
-            self.to_input.compile(fullgraph=True, dynamic=False, backend=compiling.BACKEND)
+        dtype = input_type(options.precision)
+        to_input = ToModelInput(*model.normalization, jitter=jitter, dtype=dtype).to(self.device)
+        compiled = CompiledModule if options.compile else _as_it_is
+        self.to_input = compiled(to_input)
         self.train_counts = {
             head: ClassCounts(classes, device=self.device)
             for head, classes in model.num_classes.items()
@@ -140,7 +137,7 @@ class Trainer:
             loss_sums=self.loss_sums,
             skipped=self.skipped,
             clips=loader.fingerprint,
-            position=Position(steps_per_epoch=steps_per_epoch),
+            position=Position(steps_per_epoch=loader.steps_per_epoch),
         )
         self.gate = StepGate(
             [
@@ -170,9 +167,7 @@ class Trainer:
             every_minutes=options.save_every_minutes,
         )
         self.network = distributed.wrap(
-            CompiledNetwork(model) if options.compile else model,
-            self.device,
-            compress_gradients=options.compress_gradients,
+            compiled(model), self.device, compress_gradients=options.compress_gradients
         )
         self.settle_buckets()
 
@@ -421,3 +416,7 @@ class Trainer:
             size = max(self.loader.order.forward_sizes(self.options.micro_batch_size))
             clips = self.to_input(self.loader.blank_clips(size).to(self.device))
             distributed.settle_buckets(self.network, clips, self.autocast)
+
+
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module

@@ -13,7 +13,7 @@ from cdb_video.errors import ConfigError
 from cdb_video.models import compiling
 from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.base import GlobalMean
-from cdb_video.models.compiling import CompiledNetwork
+from cdb_video.models.compiling import CompiledModule
 from cdb_video.models.recognizer import Recognizer
 
 SMALL = ("slowfast_tiny",)
@@ -48,7 +48,7 @@ def test_a_compiled_network_has_the_gradients_and_shares_the_state_of_its_module
     clips = torch.randn(2, 3, 4, 16, 16)
 
     plain(clips).square().sum().backward()
-    CompiledNetwork(model)(clips).square().sum().backward()
+    CompiledModule(model)(clips).square().sum().backward()
 
     assert list(model.state_dict()) == names
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
@@ -70,9 +70,9 @@ def test_a_graph_that_breaks_is_refused_in_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch._dynamo.config, "reorderable_logging_functions", set())
 
     with pytest.raises(ConfigError) as error:
-        CompiledNetwork(Breaks())(torch.zeros(1))
+        CompiledModule(Breaks())(torch.zeros(1))
 
     message = str(error.value)
-    assert message.startswith("train.compile=true: Breaks is not one graph here (")
+    assert message.startswith("train.compile=true: Breaks cannot be compiled as one graph here (")
     assert message.endswith("use train.compile=false")
     assert "\n" not in message

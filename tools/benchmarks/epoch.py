@@ -27,7 +27,7 @@ from cdb_video.distributed import ONE_PROCESS
 from cdb_video.experiments import open_run
 from cdb_video.training.trainer import Trainer
 
-NUM_CLIPS = {"cpu": 48, "cuda": 1024}
+NUM_CLIPS = {"cpu": 48, "cuda": 256}
 """Training clips of an epoch; there are a third as many for validation."""
 SPEEDS = {"ours/official": None, "in_memory/ours": None}
 OVERLAP = "epoch/slower part"
@@ -83,22 +83,31 @@ def make_arms(config: Config, data: Data, cache: Path) -> dict[str, Callable[[],
     build = partial(build_trainer, config, ranks=ONE_PROCESS, quiet=True)
     trainer = build(data=data)
     saving = build(data=data, run=run)
-    keep = config.model_copy(
-        update={"data": config.data.model_copy(update={"in_memory": True, "num_workers": 0})}
-    )
-    remembered = Data(data.train, data.val, None, memory=clip_memory(keep))
-    from_memory = build_trainer(keep, data=remembered, ranks=ONE_PROCESS, quiet=True)
     batches = list(trainer.loader.epoch(0))
-    return {
+    arms: dict[str, Callable[[], object]] = {
         "load": lambda: deque(trainer.loader.epoch(0), maxlen=0),
-        "load_in_memory": lambda: deque(from_memory.loader.epoch(0), maxlen=0),
         "step": partial(steps, trainer, batches),
         "epoch": trainer.train_one_epoch,
         "validation": trainer.evaluate,
         "report_and_save": partial(report_and_save, saving),
         "ours": partial(whole_epoch, trainer),
-        "in_memory": partial(whole_epoch, from_memory),
         "official": official(config, data, trainer, cache),
+    }
+    if trainer.device.type == "cpu":  # the clips for a GPU are too large to be kept
+        arms |= in_memory_arms(config, data)
+    return arms
+
+
+def in_memory_arms(config: Config, data: Data) -> dict[str, Callable[[], object]]:
+    """Loading and a whole epoch of clips that are decoded once, as the demo's are."""
+    keep = config.model_copy(
+        update={"data": config.data.model_copy(update={"in_memory": True, "num_workers": 0})}
+    )
+    remembered = Data(data.train, data.val, None, memory=clip_memory(keep))
+    trainer = build_trainer(keep, data=remembered, ranks=ONE_PROCESS, quiet=True)
+    return {
+        "load_in_memory": lambda: deque(trainer.loader.epoch(0), maxlen=0),
+        "in_memory": partial(whole_epoch, trainer),
     }
 
 

@@ -160,7 +160,7 @@ def plain_step(trainer: Trainer, batch: Batch) -> None:
 def plain(trainer: Trainer) -> Trainer:
     """The trainer with its network and its input in contiguous memory."""
     trainer.model.to(memory_format=torch.contiguous_format)
-    trainer.to_input = PlainInput(*trainer.model.normalization).to(trainer.device)  # type: ignore[assignment]
+    trainer.to_input = PlainInput(*trainer.model.normalization).to(trainer.device)
     return trainer
 
 
