@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -76,7 +77,10 @@ def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
 
 def dump_config(config: Config) -> str:
     """YAML that loads again to the same object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    # YAML takes U+0085 for the end of a line, and reads it as a space.
+    readable = "\x85" not in json.dumps(values, ensure_ascii=False)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=readable)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -330,6 +330,7 @@ def test_a_long_list_is_not_a_deep_one(tmp_path: Path) -> None:
     seed=st.integers(0, 2**63 - 1),
 )
 @settings(deadline=None, database=None, max_examples=30)
+@example(text="a\x85b", lr=1.0, seed=0)  # the end of a line, to YAML
 def test_any_text_and_number_survives_a_dump(
     tmp_path_factory: pytest.TempPathFactory, text: str, lr: float, seed: int
 ) -> None:
