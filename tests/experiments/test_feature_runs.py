@@ -83,7 +83,7 @@ def write_noise(path: Path, *, seed: int, level: int) -> None:
         container.mux(stream.encode(None))
 
 
-@pytest.mark.parametrize("loss", ["cdb", "balanced_softmax"])
+@pytest.mark.parametrize("loss", ["cdb", pytest.param("balanced_softmax", marks=pytest.mark.slow)])
 def test_a_linear_head_on_features_is_the_frozen_run_on_video(
     square_videos: Path, tmp_path: Path, loss: str
 ) -> None:
@@ -151,7 +151,15 @@ def test_a_run_on_features_learns_loads_and_is_scored_over_all_views(run_folder:
     assert about["architecture"] == {"num_features": 6}
 
 
-@pytest.mark.parametrize("method", ["crt", "lws", "tau-norm", "logit-adjust"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "crt",
+        "logit-adjust",
+        pytest.param("lws", marks=pytest.mark.slow),
+        pytest.param("tau-norm", marks=pytest.mark.slow),
+    ],
+)
 def test_corrections_take_the_saved_features(run_folder: Path, method: Any) -> None:
     found = correct(load_run(run_folder), method)
 
@@ -195,6 +203,7 @@ def test_attentive_heads_and_mixup_work_on_them(tmp_path: Path) -> None:
         correct(load_run(folder), "crt")
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_on_them(tmp_path: Path) -> None:
     from cdb_video.config_file import dump_config
 

@@ -22,6 +22,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.tokens import TokenBackbone, set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights
 from cdb_video.training.layers import layer_depths
+from cdb_video.training.recompute import recompute_blocks
 from tests.host_sync import NoHostSync
 from tests.hub_models import KINDS, PIXELS, library_model, library_tokens, save_hub_model
 
@@ -160,6 +161,27 @@ def test_layers_are_patches_blocks_and_what_follows(folders: Folders, kind: str)
     assert depths_of("embeddings.") == {0}
     assert (depths_of(f".{layer}0."), depths_of(f".{layer}1.")) == ({1}, {2})
     assert depths_of("pool.norm" if kind == "videomae" else "net.layernorm.") == {3}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_computed_again_give_the_same_gradients(folders: Folders, kind: str) -> None:
+    kept, again = (
+        build_backbone(f"hf:{folders[kind][0]}", num_frames=4, crop_size=16) for _ in range(2)
+    )
+    assert isinstance(kept, TokenBackbone)
+    assert isinstance(again, TokenBackbone)
+    again.load_state_dict(kept.state_dict())
+
+    blocks = recompute_blocks(again)
+    for backbone in (kept, again):
+        backbone.train()(clips()).square().sum().backward()
+
+    layers = "net.layers" if kind == "vivit" else "layer"
+    assert [name.split(layers)[-1] for name in blocks] == [".0", ".1"]
+    for (name, mine), theirs in zip(again.named_parameters(), kept.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
