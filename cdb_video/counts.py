@@ -107,7 +107,6 @@ class ClassCounts:
         """K."""
         return self._table.shape[1]
 
-    @torch.no_grad()
     def update(self, scores: Tensor, target: Tensor) -> None:
         """Count a batch.
 
@@ -121,6 +120,11 @@ class ClassCounts:
             ValueError: other shapes; on a CPU, a label that is no class.
 
         """
+        # Not a decorator: torch.compile would break its graph at one.
+        with torch.no_grad():
+            self._count(scores, target)
+
+    def _count(self, scores: Tensor, target: Tensor) -> None:
         if scores.ndim != 2 or scores.shape[1] != self.num_classes:
             raise ValueError(f"scores must be (N, {self.num_classes}), got {tuple(scores.shape)}")
         if target.shape != scores.shape[:1]:

@@ -20,6 +20,7 @@ LEAVES = {"datasets", "clips", "models", "losses"}
 # Room -> the rooms that it may import. A room is a folder or a file of the package.
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in BASE},
+    "distributed": {"errors"},
     "config": set(),
     "config_file": {"config", "errors"},
     "config_reference": {"config"},

@@ -146,7 +146,25 @@ def test_pages_with_python_are_run_by_a_test() -> None:
     pages = {document.name for document in DOCUMENTS if "```python" in read(document)}
 
     # README: test_readme.py; export.md: test_export.py; predict.md: test_predict_tool.py.
-    assert pages == {"README.md", "data_format.md", "export.md", "extending.md", "predict.md"}
+    run = {"README.md", "data_format.md", "export.md", "extending.md", "predict.md"}
+    # Ray is no dependency: what its snippet takes of ours is looked up below.
+    assert pages == run | {"multi_node.md"}
+
+
+def test_what_rays_snippet_imports_of_ours_is_there() -> None:
+    text = read(ROOT / "docs" / "multi_node.md")
+    snippet = text.split("```python\n")[1].split("```")[0]
+
+    ours = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(snippet))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tools")
+        for alias in node.names
+    ]
+
+    assert ours == [("tools.train", "main")]
+    defined = ast.parse(read(ROOT / "tools" / "train.py")).body
+    assert "main" in {node.name for node in defined if isinstance(node, ast.FunctionDef)}
 
 
 def error_templates() -> list[re.Pattern[str]]:

@@ -76,7 +76,8 @@ def test_shapes_are_found_without_computing_for_every_backbone(backbone: str) ->
         net = BACKBONES[backbone](num_frames=16, crop_size=64)
         model = Recognizer(net, num_classes={"verb": 2})
 
-    assert conv_layers(model, (1, 3, 16, 64, 64))
+    # Swin's only one, the patch embedding, runs as a linear layer.
+    assert bool(conv_layers(model, (1, 3, 16, 64, 64))) != backbone.startswith("swin3d")
 
 
 def test_a_wrong_weight_gradient_is_refused_by_name() -> None:
