@@ -37,6 +37,7 @@ from cdb_video.training.options import TrainerOptions
 from cdb_video.training.recompute import recompute_blocks
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
+from cdb_video.training.signals import StopRequest
 from cdb_video.training.skipping import SkippedClips
 from cdb_video.training.state import check_parts, join_state
 from cdb_video.training.trackers import TensorBoard, Tracker, WeightsAndBiases, check_trackers
@@ -112,6 +113,7 @@ def build_trainer(
     data: Data | None = None,
     ranks: Ranks | None = None,
     run: RunFolder | None = None,
+    stop: StopRequest | None = None,
     quiet: bool = False,
 ) -> Trainer:
     """A trainer, ready for `fit`.
@@ -122,6 +124,7 @@ def build_trainer(
         ranks: which process this is; None: by torchrun's variables. Of several, the process group
             must be running.
         run: where rank 0 writes, and continues if there is a checkpoint; None: nothing is written.
+        stop: whether this process was asked to stop; None: `fit` listens by itself.
         quiet: show no progress and print no figures.
 
     Raises:
@@ -163,6 +166,9 @@ def build_trainer(
         path = Path(resume_from)
         state = join_state(load_model(path), load_training(path))
         check_parts(state)
+        best = state["progress"]["best"]
+        if best and not (path.parent / best["checkpoint"]).exists():
+            state["progress"]["best"] = None  # it is of what a damaged checkpoint took along
     log = _build_log(config, run, state)
     trainer = Trainer(
         model=model,
@@ -182,6 +188,7 @@ def build_trainer(
         ranks=ranks,
         log=log,
         checkpoints=_build_checkpoints(config, run, model, classes),
+        stop=stop,
     )
     if state:
         trainer.state.load_state_dict(state)
@@ -350,9 +357,9 @@ def _build_checkpoints(
     architecture = getattr(model.backbone, "architecture", {})
     if architecture:
         about["architecture"] = architecture
-    run.write_config(config_yaml)
     if run.resume_from is None:
         run.write_about(classes=known)
+    run.write_config(config_yaml)
     return CheckpointFolder(
         run.checkpoints,
         texts={"config.yaml": config_yaml, "model.json": json.dumps(about, ensure_ascii=False)},

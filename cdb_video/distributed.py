@@ -50,11 +50,6 @@ class Ranks:
 ONE_PROCESS = Ranks()
 
 
-def restart_count() -> int:
-    """How often torchrun has started these ranks again (`--max-restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
 def check_restarts() -> None:
     """Refuse restarts that would fail: torchrun hands a restarted rank a dead one's address.
 
@@ -71,6 +66,21 @@ def check_restarts() -> None:
             f"torchrun --max-restarts={most}: restarted ranks do not find one another unless "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set for torchrun"
         )
+
+
+def restarted_launch() -> str | None:
+    """The launch of torchrun whose ranks were started again; None at its first start.
+
+    Raises:
+        RunError: it has no number of its own, so its run could be taken for another's.
+
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+    launch = launch_id()
+    if launch is None:
+        raise RunError("torchrun --max-restarts needs --standalone or an --rdzv_id of its own")
+    return launch
 
 
 def launch_id() -> str | None:

@@ -25,8 +25,11 @@ from cdb_video.config import Config
 from cdb_video.config_file import dump_config, load_config, recipe_note
 from cdb_video.distributed import Ranks, leave_cores_to_workers, process_group
 from cdb_video.errors import StoppedError
+from cdb_video.evaluation.evaluate import EvaluationStoppedError
 from cdb_video.evaluation.report import print_report
 from cdb_video.evaluation.report_page import finish_report_page
+from cdb_video.training.run_folder import mark_stopped
+from cdb_video.training.signals import StopRequest
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -44,16 +47,16 @@ def main() -> None:
     # All that can be wrong is looked at before the ranks meet: files on rank 0 alone.
     data = read_data(config, check_files=ranks.is_main)
     leave_cores_to_workers(config.data.num_workers)
+    stop = StopRequest()
     with ExitStack() as stack:
         run = None
         if ranks.is_main:
             build.check(config, data, ranks=ranks)
-            restarted = distributed.restart_count() > 0
             run, config = experiments.open_run(
                 config,
                 config_name=arguments.config.stem,
-                resume=arguments.resume or restarted,
-                launch=distributed.launch_id() if restarted and not arguments.resume else None,
+                resume=arguments.resume,
+                launch=distributed.restarted_launch(),
                 vocabularies=data.train.vocabularies,
             )
             stack.callback(run.close)
@@ -61,19 +64,16 @@ def main() -> None:
             print_note(arguments.config, config)
         timeout = timedelta(seconds=config.train.rank_timeout_s)
         stack.enter_context(process_group(ranks, device, timeout=timeout))
+        # Not before: a rank that waits for others at the start is best ended at once.
+        stack.enter_context(stop.listening())
         config = distributed.broadcast_object(config)
-        trainer = build.build_trainer(config, data=data, ranks=ranks, run=run)
+        trainer = build.build_trainer(config, data=data, ranks=ranks, run=run, stop=stop)
         epoch = trainer.state.position.epoch
         if run and epoch >= config.train.epochs:
             print(f"{run.path}: all {epoch} epochs are done; a larger train.epochs goes on")
-        try:
-            trainer.fit()
-        except StoppedError as stop:
-            if run:
-                run.mark_stopped(str(stop))
-            raise
+        trainer.fit()
         distributed.barrier()  # the last checkpoint is on the disk
-        report_on_splits(config, data, ranks, device)
+        report_on_splits(config, data, ranks, device, stop)
         if run:
             print(f"run folder: {run.path}")
 
@@ -115,15 +115,36 @@ def print_note(path: Path, config: Config) -> None:
         print(note, file=sys.stderr)
 
 
-def report_on_splits(config: Config, data: Data, ranks: Ranks, device: object) -> None:
-    """Evaluate the selected checkpoint: once on the test split, else show its validation."""
+def report_on_splits(
+    config: Config, data: Data, ranks: Ranks, device: object, stop: StopRequest
+) -> None:
+    """Evaluate the selected checkpoint: once on the test split, else show its validation.
+
+    Raises:
+        StoppedError: a rank was asked to stop; training is done, and all of it on the disk.
+
+    """
     role = "test" if data.test else "val" if data.val else None
     if role is None:
         return
     folder = Path(config.run.output_dir) / str(config.run.name)
-    loaded = experiments.load_run(folder, device=str(device))
+    loaded = experiments.load_selected(folder, device=str(device))
     split = data.split(role)
-    report = experiments.score(loaded, split, description=f"evaluating {role}", ranks=ranks)
+    agreement = distributed.Agreement()
+    try:
+        report = experiments.score(
+            loaded,
+            split,
+            description=f"evaluating {role}",
+            ranks=ranks,
+            keep_going=lambda done: not agreement.exchange(stop.received)[0],
+        )
+    except EvaluationStoppedError:
+        reason = f"stopped while evaluating {role}, after training: --resume evaluates it again"
+        if ranks.is_main:
+            mark_stopped(folder, reason)
+        distributed.barrier()
+        raise StoppedError(reason) from None
     if ranks.is_main:
         print(f"selected checkpoint: {loaded.checkpoint.name}")
         content = write_report(

@@ -37,10 +37,16 @@ MAX_WORDS = 2**20
 """Bytes of a message without pixels."""
 
 
+_limited = False
+"""Whether this process has its limits; a process that it forks has them too, and this."""
+
+
 def limit_process(*, file_bytes: int = FILE_BYTES) -> None:
     """Limit what this process may take from now on, for good; twice changes nothing."""
-    if resource.getrlimit(resource.RLIMIT_CORE) == (0, 0):
+    global _limited
+    if _limited:
         return
+    _limited = True
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     # A parent that uses a GPU has mapped terabytes: only what is added is limited.
     memory = pages * resource.getpagesize() + MEMORY_BYTES

@@ -111,6 +111,9 @@ class EvaluationOrder(Sampler[list[int]]):
     def __init__(self, num_records: int, *, batch_size: int, ranks: Ranks = ONE_PROCESS) -> None:
         self.indices = range(ranks.rank, num_records, ranks.world_size)
         self.batch_size = batch_size
+        most_records = -(-num_records // ranks.world_size)
+        self.most_batches = -(-most_records // batch_size)
+        """Of the rank that has most."""
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

@@ -80,11 +80,12 @@ def evaluate(
         micro_batch_size: clips a forward, at most.
         description: what the progress bar says.
         quiet: show no progress bar.
-        keep_going: asked after each batch, with the number of videos that this rank has done.
+        keep_going: asked with the number of videos that this rank has done, after each batch of
+            the rank that has most of them, on all ranks; it has to say the same on all.
 
     Raises:
         DecodeError: naming a video that does not decode; or too many were skipped, or all.
-        EvaluationStoppedError: on every rank, where one was not to keep going.
+        EvaluationStoppedError: it was not to keep going.
 
     """
     device = torch.device(device)
@@ -102,7 +103,7 @@ def evaluate(
         for head, num_classes in model.num_classes.items()
     }
     skipped: list[Skipped] = []
-    stopped = False
+    asked = 0
     was_training = model.training
     model.eval()
     with Progress(description, total=len(loader.order.indices), unit="videos", quiet=quiet) as bar:
@@ -112,11 +113,15 @@ def evaluate(
                 heads[head].view_scores[batch.indices] = view_scores.half()
             skipped += batch.skipped
             bar.advance(len(batch) + len(batch.skipped))
-            if stopped := not keep_going(int(bar.done)):
-                break
+            asked += 1
+            if not keep_going(int(bar.done)):
+                model.train(was_training)
+                raise EvaluationStoppedError
+        # The others are still at it: an answer that ranks give one another is given by all.
+        if not all(keep_going(int(bar.done)) for _ in range(asked, loader.order.most_batches)):
+            model.train(was_training)
+            raise EvaluationStoppedError
     model.train(was_training)
-    if distributed.any_rank(stopped):
-        raise EvaluationStoppedError
     for part in heads.values():
         distributed.all_reduce(part.scores)
         distributed.all_reduce(part.view_scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cdb_video import distributed
 from cdb_video.build import build_model, read_architecture, read_normalization
 from cdb_video.build_clips import (
     build_evaluation_loader,
@@ -25,8 +26,8 @@ from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.distributed import ONE_PROCESS, Ranks
-from cdb_video.errors import RunError
-from cdb_video.evaluation.evaluate import EvalReport, evaluate
+from cdb_video.errors import RunError, StoppedError
+from cdb_video.evaluation.evaluate import EvalReport, evaluate, to_the_end
 from cdb_video.evaluation.predict import Ranking, Scorer
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.evaluation.timeline import Timeline
@@ -195,6 +196,16 @@ def load_run(
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
 
 
+def load_selected(run: str | Path, *, device: torch.device | str = "cpu") -> LoadedRun:
+    """`load_run`, of the checkpoint that rank 0 finds: every rank has to call it.
+
+    Ranks that each looked for themselves might see another file on a shared disk.
+    """
+    loaded = load_run(run, device=device) if distributed.rank() == 0 else None
+    path = distributed.broadcast_object(loaded.checkpoint if loaded else None)
+    return loaded or load_run(str(path), device=device)
+
+
 def read_classes(path: Path) -> dict[str, HeadClasses]:
     """Head -> what a checkpoint knows of its classes."""
     about = json.loads((path / "model.json").read_text(encoding="utf-8"))
@@ -243,6 +254,7 @@ def score(
     *,
     description: str = "evaluating",
     ranks: Ranks = ONE_PROCESS,
+    keep_going: Callable[[int], bool] = to_the_end,
 ) -> EvalReport:
     """Score a split with the run's model and views; every rank scores its part."""
     loader = build_evaluation_loader(run.config, split, ranks=ranks)
@@ -255,6 +267,7 @@ def score(
         micro_batch_size=run.config.train.micro_batch_size,
         description=description,
         quiet=not ranks.is_main,
+        keep_going=keep_going,
     )
     named = replace(report.predictions, source=source_of(run))
     return replace(report, predictions=named)
@@ -271,12 +284,13 @@ def open_run(
 ) -> tuple[RunFolder, Config]:
     """The folder of a new or continued run, locked, and the configuration with its name in it.
 
-    `vocabularies` are the data's classes, which must be the run's when it is continued. With
-    `launch` a run without a name is continued if that launch of torchrun began it.
+    `vocabularies` are the data's classes, which must be the run's when it is continued. `launch` is
+    given where torchrun has restarted its ranks: the run that this launch began is continued.
 
     Raises:
         RunIsHeldError: another process is writing to the run.
         RunError: the run exists and is not to be resumed, or was made with another configuration.
+        StoppedError: torchrun has restarted ranks that were asked to stop.
 
     """
     path = choose_run_folder(
@@ -288,7 +302,11 @@ def open_run(
     )
     named = config.model_copy(update={"run": config.run.model_copy(update={"name": path.name})})
     run = RunFolder(path)
-    if resume:
+    if launch is not None and run.is_stopped:
+        run.close()
+        raise StoppedError(f"{path}: was asked to stop; --resume goes on with it")
+    run.begin()
+    if resume or launch is not None:
         try:
             run.resume_from = _find_resumable(run, config, vocabularies, quiet=quiet)
         except RunError:

@@ -32,6 +32,7 @@ from cdb_video.training.checkpoint_files import (
     write_checkpoint,
 )
 from cdb_video.training.manifest import MANIFEST, verify
+from cdb_video.training.run_folder import mark_stopped
 
 __all__ = [
     "MANIFEST",
@@ -211,6 +212,10 @@ class CheckpointFolder:
             future, self._in_flight = self._in_flight, None
             self._finished.append(future.result())
 
+    def mark_stopped(self, reason: str) -> None:
+        """Leave the run's mark that it was asked to stop."""
+        mark_stopped(self.path.parent, reason)
+
     def take_finished(self) -> list[Saved]:
         """The checkpoints that came onto the disk since the last call, without waiting.
 
@@ -291,6 +296,9 @@ class NoCheckpoints:
         """Nothing."""
 
     def close(self) -> None:
+        """Nothing."""
+
+    def mark_stopped(self, reason: str) -> None:
         """Nothing."""
 
     def take_finished(self) -> list[Saved]:

@@ -33,8 +33,8 @@ def choose_run_folder(
 ) -> Path:
     """Where a run is to be: `output_dir/name`, or the configuration's name and a free number.
 
-    With `resume` and no name it is the newest numbered run of the configuration, if there is one;
-    with `launch` too, the one that this launch of torchrun began.
+    With `resume` and no name it is the newest numbered run of the configuration, if there is one.
+    With `launch`, of torchrun's that has restarted its ranks, it is the run that the launch began.
 
     Raises:
         RunError: a run of that name exists and is not to be resumed.
@@ -44,7 +44,8 @@ def choose_run_folder(
         folder = output_dir / name
         # What failed before it began has left nothing to overwrite.
         begun = (folder / "config.yaml").exists()
-        if begun and not resume:
+        of_launch = launch is not None and _launch_of(folder) == launch
+        if begun and not resume and not of_launch:
             raise RunError(
                 f"run.name={name}: {folder} exists; add --resume to continue it or choose "
                 "another run.name"
@@ -54,9 +55,9 @@ def choose_run_folder(
     matches = [pattern.fullmatch(path.name) for path in output_dir.glob(f"{config_name}-*")]
     numbers = [int(match[1]) for match in matches if match]
     newest = max(numbers, default=0)
-    if launch is not None:
-        of_launch = [n for n in numbers if _launch_of(output_dir / f"{config_name}-{n}") == launch]
-        resume, newest = len(of_launch) > 0, max(of_launch or [newest])
+    if launch is not None and not resume:
+        mine = [n for n in numbers if _launch_of(output_dir / f"{config_name}-{n}") == launch]
+        resume, newest = len(mine) > 0, max(mine, default=newest)
     if resume and newest:
         return output_dir / f"{config_name}-{newest}"
     while True:  # another run may start at the same time
@@ -94,7 +95,6 @@ class RunFolder:
             raise RunIsHeldError(f"{path}: another process is writing to this run") from None
         # A loader's worker that outlives a killed writer for a moment must not hold the lock on.
         os.register_at_fork(after_in_child=partial(_close, weakref.ref(self._lock)))
-        (path / STOPPED).unlink(missing_ok=True)
 
     def write_config(self, config_yaml: str) -> None:
         """`config.yaml`, when the run starts and when it goes on."""
@@ -112,13 +112,23 @@ class RunFolder:
         text = json.dumps(about, indent=1, ensure_ascii=False)
         write_text_durably(self.path / "run.json", text + "\n")
 
-    def mark_stopped(self, reason: str) -> None:
-        """`stopped.json`: the run was asked to stop, and can be resumed. Gone when it is."""
-        write_text_durably(self.path / STOPPED, json.dumps({"reason": reason}) + "\n")
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the run was asked to stop, and nobody went on with it."""
+        return (self.path / STOPPED).exists()
+
+    def begin(self) -> None:
+        """The run starts, or goes on."""
+        (self.path / STOPPED).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let others write."""
         self._lock.close()
+
+
+def mark_stopped(folder: Path, reason: str) -> None:
+    """A run's `stopped.json`: it was asked to stop, and can be resumed. Gone when it is."""
+    write_text_durably(folder / STOPPED, json.dumps({"reason": reason}) + "\n")
 
 
 def _launch_of(folder: Path) -> str | None:

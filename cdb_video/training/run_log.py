@@ -6,13 +6,16 @@ import csv
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from cdb_video.errors import RunError
 from cdb_video.evaluation.canvas import pixels
+from cdb_video.files import replaced, write_text_atomically
 from cdb_video.training.trackers import Tracker
 
 if TYPE_CHECKING:
@@ -125,8 +128,9 @@ class FileLog:
         """Append a line to metrics.jsonl; numbers go to the trackers too."""
         line = {"event": event, "time": time.time(), "epoch": epoch, "step": step, **figures}
         # NaN is not JSON: a figure that does not exist is null.
-        self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-        self._metrics.flush()
+        with _named(self.metrics_path):
+            self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            self._metrics.flush()
         self._last_line = time.monotonic()
         self._step = step
         scalars = dict(_flat(figures, event))
@@ -152,7 +156,10 @@ class FileLog:
         """Append a row a class to difficulty.csv; a figure that does not exist is empty."""
         columns = [tensor.tolist() for tensor in (train_counts, accuracy, difficulty, weights)]
         is_new = not self.difficulty_path.exists()
-        with self.difficulty_path.open("a", newline="", encoding="utf-8") as file:
+        with (
+            _named(self.difficulty_path),
+            self.difficulty_path.open("a", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(DIFFICULTY_COLUMNS)
@@ -184,7 +191,8 @@ class FileLog:
 
     def close(self) -> None:
         """Close the files and the trackers."""
-        self._metrics.close()
+        with suppress(OSError):  # what could not be written was said
+            self._metrics.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -192,13 +200,25 @@ class FileLog:
         if self.metrics_path.exists():
             lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if _belongs(line, done)]
-            self.metrics_path.write_text("".join(kept), encoding="utf-8")
+            write_text_atomically(self.metrics_path, "".join(kept))
         if self.difficulty_path.exists():
             with self.difficulty_path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))[1:]
-            with self.difficulty_path.open("w", newline="", encoding="utf-8") as file:
-                kept_rows = [row for row in rows if int(row[0]) <= done.epoch]
+            kept_rows = [row for row in rows if int(row[0]) <= done.epoch]
+            with (
+                replaced(self.difficulty_path) as beside,
+                beside.open("w", newline="", encoding="utf-8") as file,
+            ):
                 csv.writer(file).writerows([DIFFICULTY_COLUMNS, *kept_rows])
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: could not be written ({error}); --resume goes on") from error
 
 
 def _belongs(line: str, done: Done) -> bool:

@@ -25,6 +25,7 @@ class Saving:
         ranks: which process this is.
         every_steps: steps between saves in the middle of an epoch; None: none by number.
         every_minutes: minutes between them, by rank 0's clock; None: none by time.
+        stop: whether this process was asked to stop.
 
     """
 
@@ -38,6 +39,7 @@ class Saving:
         ranks: Ranks,
         every_steps: int | None,
         every_minutes: float | None,
+        stop: StopRequest,
     ) -> None:
         self.state = state
         self.checkpoints = checkpoints
@@ -46,9 +48,10 @@ class Saving:
         self.ranks = ranks
         self.every_steps = every_steps
         self.every_minutes = every_minutes
-        self.stop = StopRequest()
+        self.stop = stop
         self._agreement = distributed.Agreement()
         self._saved_at = time.monotonic()
+        self._has_saved = False
 
     def between_steps(self) -> None:
         """Save where it is due, and leave where a rank was asked to.
@@ -58,9 +61,13 @@ class Saving:
 
         """
         position = self.state.position
+        self._note()
         stop, is_time = self._agreement.exchange(self.stop.received, self._is_time())
         if stop:
             self.save_and_stop()
+        # On several ranks the answer is of the step before, which may have ended with a save.
+        is_time = is_time and not self._has_saved
+        self._has_saved = False
         is_step = self.every_steps is not None and position.step % self.every_steps == 0
         # The end of an epoch has a save of its own, after its evaluation.
         if (is_step or is_time) and position.steps < position.steps_per_epoch:
@@ -76,6 +83,10 @@ class Saving:
         if any(self._agreement.settle()[:1]):
             self.save_and_stop()
 
+    def keeps_going(self) -> bool:
+        """Whether no rank was asked to stop, in an evaluation; every rank asks as often."""
+        return not self._agreement.exchange(self.stop.received, False)[0]
+
     def save(self) -> None:
         """Write a checkpoint; every rank takes part."""
         self.step_log.settle()
@@ -83,6 +94,7 @@ class Saving:
         model, training = split_state(state.state_dict())
         self.checkpoints.save(state.position.step, model=model, training=training, best=state.best)
         self._saved_at = time.monotonic()
+        self._has_saved = distributed.world_size() > 1
         self._note()
 
     def save_and_stop(self) -> None:
@@ -93,11 +105,14 @@ class Saving:
         position = self.state.position
         by = self.stop.signal.name if self.stop.signal else "a signal to another rank"
         self.log.write("stop", epoch=position.epochs_done, step=position.step, signal=by)
-        distributed.barrier()  # a rank that leaves first would be a failure to torchrun
-        raise StoppedError(
+        reason = (
             f"stopped by {by} in epoch {position.epoch + 1}, and saved step-{position.step}: "
             "--resume goes on from there"
         )
+        # Before any rank leaves: that is a failure to torchrun, which then ends the others.
+        self.checkpoints.mark_stopped(reason)
+        distributed.barrier()
+        raise StoppedError(reason)
 
     def finish(self) -> None:
         """Wait until every checkpoint is on the disk."""
@@ -114,7 +129,7 @@ class Saving:
             self.log.write(
                 "save",
                 epoch=self.state.position.epochs_done,
-                step=self.state.position.step,
+                step=saved.step,
                 checkpoint=saved.path.name,
                 bytes=saved.num_bytes,
                 seconds=saved.seconds,

@@ -45,7 +45,11 @@ class StepLog:
         self.records = records
         self.max_bad_steps = max_bad_steps
         self.log = log
-        self._last = (state.position.step, time.perf_counter())
+        self.start()
+
+    def start(self) -> None:
+        """Seconds a step count from here."""
+        self._last = self.state.position.step, time.perf_counter()
 
     def write(self, *, lr_factor: float, clips_per_s: float) -> dict[str, float]:
         """A line with the mean losses since the last one; its loss and learning rate, to show.
@@ -108,8 +112,8 @@ class StepLog:
         return (
             f"train.max_bad_steps={self.max_bad_steps}: the {bad.reason} is no finite number in "
             f"{in_a_row} steps in a row, the last of them step {bad.step} (clips "
-            f"{', '.join(names[:4])}{more}); lower optim.lr, set train.clip_grad_norm, or use "
-            "train.precision=fp32"
+            f"{', '.join(names[:4])}{more}); start a run with a lower optim.lr, with "
+            "train.clip_grad_norm, or with train.precision=fp32"
         )
 
     def _step_s(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from cdb_video.training.options import TrainerOptions
 from cdb_video.training.run_log import RunLog, SilentLog
 from cdb_video.training.saving import Saving
 from cdb_video.training.selection import better_of
+from cdb_video.training.signals import StopRequest
 from cdb_video.training.skipping import SkippedClip, SkippedClips, blank_batch
 from cdb_video.training.state import Position, TrainState
 from cdb_video.training.step_log import StepLog
@@ -68,6 +70,7 @@ class Trainer:
         ranks: which process this is.
         log: where figures go.
         checkpoints: where checkpoints go.
+        stop: whether this process was asked to stop; None: `fit` listens by itself.
 
     """
 
@@ -91,6 +94,7 @@ class Trainer:
         ranks: Ranks = ONE_PROCESS,
         log: RunLog | None = None,
         checkpoints: CheckpointFolder | NoCheckpoints | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.model = model
         self.criterion = criterion
@@ -165,6 +169,7 @@ class Trainer:
             ranks=ranks,
             every_steps=options.save_every_steps,
             every_minutes=options.save_every_minutes,
+            stop=stop or StopRequest(),
         )
         self.network = distributed.wrap(
             compiled(model), self.device, compress_gradients=options.compress_gradients
@@ -180,6 +185,7 @@ class Trainer:
         """
         position = self.state.position
         checkpoints = self.saving.checkpoints
+        self.step_log.start()
         with closing(self.log), closing(checkpoints), self.saving.stop.listening():
             if position.steps == 0:
                 self.criterion.start_epoch(position.epoch, self.options.epochs)
@@ -208,6 +214,14 @@ class Trainer:
                 )
                 self.saving.save()
             self.saving.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, see `TrainState`; every rank has to call it."""
+        return self.state.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.state.load_state_dict(state)
 
     @property
     def evaluated(self) -> Recognizer:
@@ -296,9 +310,14 @@ class Trainer:
     def update(self) -> None:
         """Apply the gradients, unless they are not finite: then nothing of the step stays."""
         scale = self.scaler.scale(torch.ones((), device=self.device))
-        self.scaler.unscale_(self.optimizer)
         weights = [p for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        gradients = [p.grad for p in weights if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # The optimiser leaves a step out where a gradient is not finite; the norm of finite ones
+        # may not be finite either.
+        torch._foreach_mul_(gradients, torch.where(norm.isfinite(), 1.0, torch.nan))
+        self.scaler.unscale_(self.optimizer)
+        norm = norm / scale
         if self.options.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(weights, self.options.clip_grad_norm, norm)
         self.scaler.step(self.optimizer)
@@ -346,7 +365,7 @@ class Trainer:
         """Between two batches of an evaluation: a sign of life; False ends it."""
         position = self.state.position
         self.log.beat("evaluating", epoch=position.epoch + 1, step=position.step, done=videos_done)
-        return not self.saving.stop.received
+        return self.saving.keeps_going()
 
     def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
         """The counts that difficulty is measured by; empty where there are none this epoch."""

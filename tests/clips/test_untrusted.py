@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -263,3 +265,17 @@ def test_what_a_process_does_ends_it_alone(
 
     assert time.monotonic() - start < DEADLINE_S / 2
     assert not Path("filled").exists() or Path("filled").stat().st_size <= FILE_BYTES
+
+
+def test_limits_are_set_where_a_process_may_not_dump_its_core_anyway() -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from cdb_video.clips.child import FILE_BYTES, limit_process
+limit_process()
+print(resource.getrlimit(resource.RLIMIT_FSIZE)[0] == FILE_BYTES)
+print(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["True", "True"]

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -68,7 +69,9 @@ def pickles() -> Iterator[Attack]:
 
     def by_default(path: Path, place: Place) -> object:
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-        return torch.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns a careless reader, and obeys
+            return torch.load(path)
 
     def read(path: Path, place: Place) -> object:
         return read_state(path)

@@ -18,12 +18,16 @@ from cdb_video.build import build_trainer
 from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks
 from cdb_video.training.trainer import Trainer
-from tests.reliability.jobs import ForkedJob, make_data, write_config
+from tests.reliability.jobs import ForkedJob, events, make_data, write_config
 from tests.reliability.outcome import Outcome, Row
 from tests.states import differences
 
 PLACES = ("clip", "loss", "gradient")
-CASES = list(product(PLACES, (math.nan, math.inf), ("fp32", "bf16", "fp16"), (1, 2, 5)))
+CASES = [
+    *product(PLACES, (math.nan, math.inf), ("fp32", "bf16", "fp16"), (1, 2, 5)),
+    # Finite, and its norm is not.
+    ("gradient", 1e25, "fp32", 2),
+]
 """Where, what, in which precision, in which step."""
 TWO_RANKS = "tests.reliability.bad_rank"
 
@@ -145,8 +149,8 @@ def on_two(data: Path, folder: Path, place: str) -> list[str]:
     if not all(path.exists() for path in found):
         return [job.output()]
     lines = [json.loads(path.read_text()) for path in found]
-    events = [json.loads(line) for line in (output / "tiny" / "metrics.jsonl").open()]
-    bad = [(event["step"], event["reason"]) for event in events if event["event"] == "bad_step"]
+    told = events(output / "tiny")
+    bad = [(event["step"], event["reason"]) for event in told if event["event"] == "bad_step"]
     reason = "gradient" if place == "gradient" else "loss"
     if bad != [(2, reason)]:
         lines.append(f"recorded {bad}")

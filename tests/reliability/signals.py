@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from cdb_video.training.checkpoint import newest_valid
 from tests.reliability.jobs import (
     ForkedJob,
     alive,
     descendants,
+    environment,
     events,
     make_data,
     steps_done,
@@ -47,12 +50,18 @@ def measure(count: int, seed: int, folder: Path) -> Outcome:
     return Outcome(count, tuple(failures), {"slowest_s": slowest})
 
 
-def to_agent(number: signal.Signals, *options: str) -> Callable[..., tuple[list[str], float]]:
-    """A signal to torchrun's agent alone."""
+def to_agent(
+    number: signal.Signals, *options: str, rank: bool = False
+) -> Callable[..., tuple[list[str], float]]:
+    """A signal to torchrun's agent alone, or to one of its ranks alone."""
 
     def run_it(config: Path, run: Path, log: Path) -> tuple[list[str], float]:
         agent = torchrun(
-            [str(config)], num_ranks=2, output=log / "agent.txt", options=options or HANDLED
+            [str(config)],
+            num_ranks=2,
+            output=log / "agent.txt",
+            options=options or HANDLED,
+            environment={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )
         output = lambda: (log / "agent.txt").read_text()[-1500:]  # noqa: E731
         if not wait_until(lambda: steps_done(run) >= 5 or agent.poll() is not None):
@@ -60,7 +69,7 @@ def to_agent(number: signal.Signals, *options: str) -> Callable[..., tuple[list[
             return [f"it did not begin: {output()}"], 0.0
         below = descendants(agent.pid)
         start = time.monotonic()
-        os.kill(agent.pid, number)
+        os.kill(rank_1(below) if rank else agent.pid, number)
         gone = wait_until(lambda: agent.poll() is not None and not alive(below), 45)
         seconds = time.monotonic() - start
         found = saved(run) + ([] if gone else [f"left behind: {alive(below)}"])
@@ -69,6 +78,11 @@ def to_agent(number: signal.Signals, *options: str) -> Callable[..., tuple[list[
         return [f"{line}; {output()}" for line in found], seconds
 
     return run_it
+
+
+def rank_1(pids: set[int]) -> int:
+    """The process that is rank 1, and not one of its loader's."""
+    return min(pid for pid in pids if b"RANK=1" in environment(pid))
 
 
 def to_ranks(number: signal.Signals, *, one: bool) -> Callable[..., tuple[list[str], float]]:
@@ -99,6 +113,21 @@ def to_ranks(number: signal.Signals, *, one: bool) -> Callable[..., tuple[list[s
     return run_it
 
 
+def in_evaluation(config: Path, run: Path, log: Path) -> tuple[list[str], float]:
+    """SIGTERM to rank 1 in the middle of the first evaluation."""
+    values = yaml.safe_load(config.read_text())
+    values["data"]["val_split"] = "val"
+    config.write_text(yaml.safe_dump(values))
+    start = time.monotonic()
+    prepare = "tests.reliability.stop_in_evaluation"
+    job = ForkedJob([str(config)], num_ranks=2, folder=log, prepare=prepare)
+    statuses = job.wait(90)
+    found = saved(run) + ([] if statuses == [STOPPED, STOPPED] else [f"statuses {statuses}"])
+    if (run / "report_val.json").exists():
+        found.append("the evaluation went on to its end")
+    return [f"{line}; {job.output()}" for line in found], time.monotonic() - start
+
+
 def saved(run: Path) -> list[str]:
     """What is wrong with the checkpoint and the marks of a run that was asked to stop."""
     found = []
@@ -120,8 +149,13 @@ KINDS = {
     "SIGTERM to one rank": to_ranks(signal.SIGTERM, one=True),
     "SIGUSR1 to ranks and workers": to_ranks(signal.SIGUSR1, one=False),
     "SIGUSR1 to the agent": to_agent(signal.SIGUSR1),
+    # It is not started again, though it may be.
+    "SIGUSR1 to one rank of an agent with restarts": to_agent(
+        signal.SIGUSR1, "--standalone", "--max-restarts=2", rank=True
+    ),
     "SIGTERM to ranks and workers": to_ranks(signal.SIGTERM, one=False),
     "SIGKILL to the agent": to_agent(signal.SIGKILL),
+    "SIGTERM to one rank in an evaluation": in_evaluation,
 }
 
 ROW = Row(

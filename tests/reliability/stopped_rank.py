@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.reliability.jobs import (
     alive,
     descendants,
+    environment,
     make_data,
     steps_done,
     torchrun,
@@ -52,14 +53,6 @@ def stop_one(data: Path, output: Path, rank: int) -> tuple[str, float]:
         os.kill(pid, signal.SIGKILL)
     agent.wait()
     return "" if gone else f"after {limit} s {left}: {log.read_text()[-1500:]}", seconds
-
-
-def environment(pid: int) -> list[bytes]:
-    """Of a process that may be gone."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 ROW = Row(

@@ -65,3 +65,29 @@ def test_run_json_tells_versions_command_and_classes(tmp_path: Path) -> None:
     assert about["classes"] == {"verb": {"names": ["open"]}}
     assert (run.path / "config.yaml").read_text() == "run: {}\n"
     run.close()
+
+
+def begun(folder: Path, launch: str | None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("")
+    (folder / "run.json").write_text(json.dumps({"launch": launch}))
+    return folder
+
+
+def test_ranks_that_are_started_again_go_on_with_the_run_of_their_launch_alone(
+    tmp_path: Path,
+) -> None:
+    mine = begun(tmp_path / "demo-2", "mine")
+    begun(tmp_path / "demo-3", "another")
+    theirs = begun(tmp_path / "named", "another")
+
+    def choose(name: str | None, launch: str, *, resume: bool = False) -> Path:
+        return choose_run_folder(tmp_path, name, config_name="demo", resume=resume, launch=launch)
+
+    assert choose(None, "mine") == mine
+    assert choose(None, "new") == tmp_path / "demo-4"
+    # Refused at the first start, and not taken up at the second.
+    with pytest.raises(RunError, match=r"run\.name=named: .* exists; add --resume"):
+        choose("named", "mine")
+    assert choose("named", "another") == theirs
+    assert choose("named", "mine", resume=True) == theirs

@@ -1,13 +1,16 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.figure import Figure
 
+from cdb_video.errors import RunError
 from cdb_video.training.run_log import DIFFICULTY_COLUMNS, Done, FileLog
 
 
@@ -165,4 +168,16 @@ def test_trackers_get_a_report_and_its_pictures_at_the_step_of_the_last_event(
     assert tracker.scalars == {"val/verb/top1": (0.5, 9), "val/verb/few/accuracy": (0.25, 9)}
     image, step = tracker.images["val/verb/confusion"]
     assert (image.shape, image.dtype, int(image.min()), step) == ((20, 40, 3), np.uint8, 255, 9)
+    log.close()
+
+
+def test_a_log_that_cannot_be_written_is_one_line_that_names_it(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    log = FileLog(tmp_path)
+    with Path("/dev/full").open("w") as full:
+        os.dup2(full.fileno(), log._metrics.fileno())
+
+    with pytest.raises(RunError, match=r"metrics\.jsonl: could not be written \(.*No space left"):
+        log.write("train", epoch=0.5, step=1)
     log.close()
