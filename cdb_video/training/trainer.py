@@ -21,7 +21,7 @@ from cdb_video.datasets.annotations import UNLABELLED
 from cdb_video.distributed import ONE_PROCESS, Ranks
 from cdb_video.evaluation.evaluate import EvalReport, EvaluationStoppedError
 from cdb_video.evaluation.predictions import HeadClasses
-from cdb_video.losses import ClassDifficulty, MultiHeadLoss
+from cdb_video.losses import MultiHeadLoss
 from cdb_video.models.compiling import CompiledModule
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import autocast, input_type
@@ -30,7 +30,7 @@ from cdb_video.training.averaging import AveragedWeights, NoAverage
 from cdb_video.training.bad_steps import StepGate, running_statistics
 from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints
 from cdb_video.training.class_sampling import ClassSampling
-from cdb_video.training.epoch_log import log_accuracy, log_difficulty, missed_classes
+from cdb_video.training.epoch_log import EpochLog
 from cdb_video.training.mixing import NOT_MIXED, Mixed, Mixing, NoMixing
 from cdb_video.training.optim import Schedule
 from cdb_video.training.options import TrainerOptions
@@ -105,7 +105,6 @@ class Trainer:
         self.crossfit = crossfit
         self.difficulty_pass = difficulty_pass
         self.sampling = sampling
-        self.classes = classes
         self.options = options
         self.mixing = mixing or NoMixing()
         self.skipped = skipped or SkippedClips()
@@ -161,6 +160,15 @@ class Trainer:
             max_bad_steps=options.max_bad_steps,
             log=self.log,
         )
+        self.epoch_log = EpochLog(
+            self.state,
+            criterion,
+            classes,
+            select_by=options.select_by,
+            epochs=options.epochs,
+            quiet=self.quiet,
+            log=self.log,
+        )
         self.saving = Saving(
             self.state,
             checkpoints or NoCheckpoints(),
@@ -190,7 +198,7 @@ class Trainer:
             if position.steps == 0:
                 self.criterion.start_epoch(position.epoch, self.options.epochs)
             if position.step == 0:
-                self.log_difficulty()
+                self.epoch_log.write_difficulty({})
             while position.epoch < self.options.epochs:
                 self.train_one_epoch()
                 report = self.evaluate()
@@ -199,12 +207,12 @@ class Trainer:
                 self.criterion.update(measured)
                 if self.sampling and self.sampling.head in measured:
                     self.sampling.update(measured[self.sampling.head])
-                self.say_coverage(measured)
-                self.log_epoch(report)
+                self.epoch_log.write_coverage(measured)
+                self.epoch_log.write_accuracy(report)
                 # Before the file is written: it has the weights of the next epoch.
                 if position.epoch < self.options.epochs:
                     self.criterion.start_epoch(position.epoch, self.options.epochs)
-                self.log_difficulty(measured)
+                self.epoch_log.write_difficulty(measured)
                 self.state.best = better_of(
                     self.state.best,
                     report,
@@ -379,55 +387,6 @@ class Trainer:
         if report is None and self.difficulty_pass is not None:
             return self.difficulty_pass(self.evaluated)
         return report.counts if report else {}
-
-    def say_coverage(self, measured: Mapping[str, ClassCounts]) -> None:
-        """After the first measurement, name the classes it missed: their weight stays 1."""
-        difficulties = self.difficulties
-        never = missed_classes(measured, self.classes, difficulties)
-        for head in never:
-            if not self.quiet:
-                print(f"{head}: {difficulties[head].report(self.classes[head].names)}")
-        if never:
-            self.log.write(
-                "coverage",
-                epoch=self.state.position.epoch,
-                step=self.state.position.step,
-                never_measured=never,
-            )
-
-    @property
-    def difficulties(self) -> dict[str, ClassDifficulty]:
-        """Head -> the difficulty that its loss, or the sampling of its classes, follows."""
-        found = self.criterion.difficulties
-        if self.sampling is not None and self.sampling.cdb is not None:
-            found[self.sampling.head] = self.sampling.cdb.class_difficulty
-        return found
-
-    def log_epoch(self, report: EvalReport | None) -> None:
-        """Write what the epoch gave, and say it."""
-        accuracy = log_accuracy(
-            self.log,
-            self.train_counts,
-            report,
-            epoch=self.state.position.epoch,
-            step=self.state.position.step,
-            select_by=self.options.select_by,
-        )
-        if not self.quiet:
-            shown = "  ".join(f"{head} {100 * value:.1f}" for head, value in accuracy.items())
-            epoch = self.state.position.epoch
-            print(f"epoch {epoch}/{self.options.epochs} mean class accuracy: {shown}")
-
-    def log_difficulty(self, counts: Mapping[str, ClassCounts] | None = None) -> None:
-        """Write each class's accuracy after this epoch and its weight from now on."""
-        log_difficulty(
-            self.log,
-            self.criterion,
-            self.classes,
-            counts or {},
-            self.difficulties,
-            epoch=self.state.position.epoch,
-        )
 
     def settle_buckets(self) -> None:
         """Before the first step, and before a state is taken up: see `distributed`."""

@@ -179,7 +179,7 @@ def test_crossfit_difficulty_and_class_sampling_take_them(tmp_path: Path) -> Non
     trainer = build_trainer(config, quiet=True)
     trainer.fit()
 
-    assert int(trainer.difficulties["verb"].epochs) == 2
+    assert int(trainer.epoch_log.difficulties["verb"].epochs) == 2
 
 
 def test_attentive_heads_and_mixup_work_on_them(tmp_path: Path) -> None:

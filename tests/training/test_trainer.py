@@ -341,5 +341,5 @@ def test_between_validations_a_few_clips_of_each_class_measure_difficulty(
     with (tmp_path / "runs" / "tiny" / "difficulty.csv").open(newline="") as file:
         measured = {row["epoch"] for row in csv.DictReader(file) if row["accuracy"]}
     assert measured == {"1", "2"}
-    difficulties = trainer.difficulties.values()
+    difficulties = trainer.epoch_log.difficulties.values()
     assert [int(one.epochs) for one in difficulties] == [2, 2]

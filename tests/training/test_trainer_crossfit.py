@@ -36,4 +36,4 @@ def test_crossfit_weighs_classes_without_a_validation_split(
         weights = trainer.criterion.class_weights(head)
         torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
         # All 12 training clips are counted, each once.
-        assert not trainer.difficulties[head].difficulty.isnan().any()
+        assert not trainer.epoch_log.difficulties[head].difficulty.isnan().any()

@@ -111,7 +111,7 @@ def test_deferred_weights_are_on_after_their_share_of_the_epochs(
     trainer.fit()
 
     # The second of two epochs begins at half.
-    nouns = trainer.classes["noun"]
+    nouns = trainer.epoch_log.classes["noun"]
     counts = dict(zip(nouns.names, nouns.train_counts.tolist(), strict=True))
     assert counts == {"cup": 4, "pot": 2, "bowl": 1}
     weights = effective_number_weights(nouns.train_counts, beta=0.9999)
