@@ -42,6 +42,7 @@ from cdb_video.evaluation.report_mean import mean_report, print_mean, refuse_oth
 from cdb_video.evaluation.subsets import find_subsets
 from cdb_video.experiments.features import write_features
 from cdb_video.experiments.untrained import untrained_run
+from cdb_video.models.recognizer import require_tokens
 
 ROLES = ("train", "val", "test")
 
@@ -74,6 +75,8 @@ def main() -> None:
         )
         for run in loaded
     ]
+    if arguments.tokens:
+        require_tokens(loaded[0].model.backbone)
     subsets = [subsets_of(split, arguments.subset) for split in splits]  # before hours of scoring
     device = choose_device(loaded[0].config, ranks)
     leave_cores_to_workers(loaded[0].config.data.num_workers)

@@ -71,6 +71,8 @@ def main() -> None:
         epoch = trainer.state.position.epoch
         if run and epoch >= config.train.epochs:
             print(f"{run.path}: all {epoch} epochs are done; a larger train.epochs goes on")
+        if run:
+            run.begin()
         trainer.fit()
         distributed.barrier()  # the last checkpoint is on the disk
         report_on_splits(config, data, ranks, device, stop)

@@ -305,7 +305,6 @@ def open_run(
     if launch is not None and run.is_stopped:
         run.close()
         raise StoppedError(f"{path}: was asked to stop; --resume goes on with it")
-    run.begin()
     if resume or launch is not None:
         try:
             run.resume_from = _find_resumable(run, config, vocabularies, quiet=quiet)

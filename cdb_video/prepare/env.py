@@ -16,7 +16,15 @@ from typing import NamedTuple
 
 from cdb_video.clips.untrusted import floors, is_mended
 
-LIBRARIES = ("torchvision", "pytorchvideo", "numpy", "safetensors", "pyyaml", "pillow")
+LIBRARIES = (
+    "torchvision",
+    "pytorchvideo",
+    "numpy",
+    "safetensors",
+    "pyyaml",
+    "pillow",
+    "transformers",
+)
 Version = tuple[int, ...]
 
 

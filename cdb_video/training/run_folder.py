@@ -118,7 +118,7 @@ class RunFolder:
         return (self.path / STOPPED).exists()
 
     def begin(self) -> None:
-        """The run starts, or goes on."""
+        """Training is about to start, or to go on; until then an earlier mark stays."""
         (self.path / STOPPED).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -193,7 +193,6 @@ class Trainer:
         """
         position = self.state.position
         checkpoints = self.saving.checkpoints
-        self.step_log.start()
         with closing(self.log), closing(checkpoints), self.saving.stop.listening():
             if position.steps == 0:
                 self.criterion.start_epoch(position.epoch, self.options.epochs)
@@ -244,6 +243,7 @@ class Trainer:
     def train_one_epoch(self) -> None:
         """One pass over the training clips, or what is left of it."""
         position, order = self.state.position, self.loader.order
+        self.step_log.start()
         self.model.train()
         self.draw_classes()
         if position.steps == 0:
