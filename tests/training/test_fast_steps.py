@@ -111,7 +111,7 @@ def test_a_compiled_run_evaluates_and_resumes_as_an_uninterrupted_one(
 
     assert resumed.state.position == whole.state.position
     assert whole.state.position.step == 4
-    assert resumed.best == whole.best
+    assert resumed.state.best == whole.state.best
     for (name, mine), theirs in zip(
         resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True
     ):
