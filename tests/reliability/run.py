@@ -1,7 +1,7 @@
 """Measure the reliability table and write it to a file.
 
     python tests/reliability/run.py                     the quick lane, under five minutes
-    python tests/reliability/run.py --full              the full lane, under 45 minutes
+    python tests/reliability/run.py --full              the full lane
     python tests/reliability/run.py --only corruption   one row
 
 Rows run one after another. The exit status is 1 when a row fails.
