@@ -1,6 +1,6 @@
 """Measure the reliability table and write it to a file.
 
-    python tests/reliability/run.py                     the quick lane, under five minutes
+    python tests/reliability/run.py                     the quick lane
     python tests/reliability/run.py --full              the full lane
     python tests/reliability/run.py --only corruption   one row
 
@@ -45,22 +45,23 @@ def main() -> int:
     rows = [row for row in ROWS if not arguments.only or row.name in arguments.only]
     adopt_orphans()
     start = datetime.now(UTC)
-    measured = []
-    with Progress("reliability", total=len(rows), unit="rows") as progress:
-        for row in rows:
-            print(f"{row.name}: {row.promise}", file=sys.stderr)
-            measured.append(measure_row(row, full=arguments.full, seed=arguments.seed))
-            progress.advance(1)
+    measured: list[dict[str, Any]] = []
     table = {
         "lane": "full" if arguments.full else "quick",
         "started": start.isoformat(timespec="seconds"),
-        "seconds": round(sum(one["seconds"] for one in measured), 1),
         "seed": arguments.seed,
         "versions": all_versions(),
         "git": git_state(),
         "rows": measured,
     }
-    arguments.json.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    with Progress("reliability", total=len(rows), unit="rows") as progress:
+        for row in rows:
+            print(f"{row.name}: {row.promise}", file=sys.stderr)
+            measured.append(measure_row(row, full=arguments.full, seed=arguments.seed))
+            # After every row, so that an interruption loses one at most.
+            table["seconds"] = round(sum(one["seconds"] for one in measured), 1)
+            arguments.json.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+            progress.advance(1)
     show(measured)
     print(f"{arguments.json}: {len(rows)} rows in {table['seconds']} s")
     return int(any(one["num_failures"] for one in measured))
