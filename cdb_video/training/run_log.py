@@ -67,7 +67,7 @@ class RunLog(Protocol):
         """A row a class: its accuracy after the epoch, its weight from then on."""
 
     def show_report(self, report: Mapping[str, Any]) -> None:
-        """The figures of a split's report, to the trackers; after the last event's step."""
+        """The figures of a split's report, to the trackers; after the latest step of an event."""
 
     def show_figures(self, split: str, figures: Mapping[str, Figure]) -> None:
         """Pictures of a split, to the trackers."""
@@ -132,7 +132,8 @@ class FileLog:
             self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
             self._metrics.flush()
         self._last_line = time.monotonic()
-        self._step = step
+        # A save beside the training is told of when it is done, with the step that it is of.
+        self._step = max(self._step, step)
         scalars = dict(_flat(figures, event))
         for tracker in self._trackers:
             tracker.add_scalars(scalars, step=step)

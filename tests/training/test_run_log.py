@@ -147,7 +147,7 @@ def test_trackers_get_the_numbers_of_an_event_and_not_its_words(tmp_path: Path) 
     assert tracker.closed
 
 
-def test_trackers_get_a_report_and_its_pictures_at_the_step_of_the_last_event(
+def test_trackers_get_a_report_and_its_pictures_at_the_latest_step(
     tmp_path: Path,
 ) -> None:
     tracker = Kept()
@@ -162,6 +162,7 @@ def test_trackers_get_a_report_and_its_pictures_at_the_step_of_the_last_event(
     }
 
     log.write("train", epoch=1, step=9)
+    log.write("save", epoch=1, step=7)  # begun two steps before, and on the disk now
     log.show_report({"split": "val", "heads": {"verb": verb}})
     log.show_figures("val", {"verb/confusion": Figure(figsize=(0.4, 0.2))})
 
