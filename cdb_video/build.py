@@ -310,6 +310,7 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         crossfit_every=config.loss.difficulty.update_every,
         select_by=train.select_by,
         seed=config.run.seed,
+        padding=config.augment.padding if config.augment.crop == "pad" else 0,
         quiet=quiet,
     )
 

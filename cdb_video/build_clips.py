@@ -17,6 +17,7 @@ from cdb_video.clips.dataset import (
     open_record,
 )
 from cdb_video.clips.features import FeatureClips
+from cdb_video.clips.image_memory import ImageClips, ImageMemory
 from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
 from cdb_video.clips.memory import ClipMemory
@@ -86,10 +87,16 @@ def index_folder(config: Config) -> IndexFolder:
     )
 
 
-def clip_memory(config: Config, *, in_child: bool = False) -> ClipMemory | None:
+Memory = ClipMemory | ImageMemory
+"""What data.in_memory keeps decoded clips in."""
+
+
+def clip_memory(config: Config, *, in_child: bool = False) -> Memory | None:
     """An empty memory for clips, with data.in_memory."""
     if not config.data.in_memory:
         return None
+    if config.data.format == "images":
+        return ImageMemory(evaluation_crops(config), opener=file_opener(config, in_child=in_child))
     return ClipMemory(
         sampler=clip_sampler(config),
         short_side=config.clip.short_side,
@@ -98,13 +105,24 @@ def clip_memory(config: Config, *, in_child: bool = False) -> ClipMemory | None:
     )
 
 
+def image_memory(config: Config, memory: Memory | None) -> ImageMemory | None:
+    """With images in memory, where they are kept: `memory`, or an empty one."""
+    if config.data.format != "images" or not config.data.in_memory:
+        return None
+    kept = memory if memory is not None else clip_memory(config)
+    assert isinstance(kept, ImageMemory)  # noqa: S101 - by the format
+    return kept
+
+
 def record_opener(
-    config: Config, memory: ClipMemory | None = None, *, in_child: bool = False
+    config: Config, memory: Memory | None = None, *, in_child: bool = False
 ) -> RecordOpener:
-    """How the loaders open a record: in `memory`, where there is one."""
+    """How the loaders open a record: in `memory`, where there is one for clips."""
     if memory is None:  # and not `or`: an empty memory has length 0
         memory = clip_memory(config, in_child=in_child)
-    return file_opener(config, in_child=in_child) if memory is None else memory.open
+    if isinstance(memory, ClipMemory):
+        return memory.open
+    return file_opener(config, in_child=in_child)
 
 
 def file_opener(config: Config, *, in_child: bool = False) -> RecordOpener:
@@ -159,7 +177,8 @@ def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -
     return Augmentation(
         crop_size=config.clip.crop_size,
         short_side=config.clip.short_side,
-        random_resized=augment.crop == "random_resized",
+        crop=augment.crop,
+        padding=augment.padding,
         area=augment.area,
         aspect=augment.aspect,
         scale=augment.scale,
@@ -172,7 +191,7 @@ def build_augmentation(config: Config, vocabularies: Mapping[str, Vocabulary]) -
 
 
 def build_training_loader(
-    config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
+    config: Config, split: Split, *, ranks: Ranks, memory: Memory | None = None
 ) -> TrainingLoader:
     """This rank's part of every training step."""
     clips = build_training_clips(config, split, memory)
@@ -192,11 +211,18 @@ def build_training_loader(
 
 
 def build_training_clips(
-    config: Config, split: Split, memory: ClipMemory | None = None
-) -> TrainingClips | FeatureClips:
-    """A random clip of every video, or a random view of its saved features."""
+    config: Config, split: Split, memory: Memory | None = None
+) -> TrainingClips | FeatureClips | ImageClips:
+    """A random clip of every video, a random view of its saved features, or an image changed."""
     if config.data.format == "features":
         return FeatureClips(split.records, seed=config.run.seed)
+    if (images := image_memory(config, memory)) is not None:
+        return ImageClips(
+            split.records,
+            images,
+            augmentation=build_augmentation(config, split.vocabularies),
+            seed=config.run.seed,
+        )
     return TrainingClips(
         split.records,
         sampler=clip_sampler(config),
@@ -208,12 +234,14 @@ def build_training_clips(
 
 
 def build_evaluation_loader(
-    config: Config, split: Split, *, ranks: Ranks, memory: ClipMemory | None = None
+    config: Config, split: Split, *, ranks: Ranks, memory: Memory | None = None
 ) -> EvaluationLoader:
     """This rank's part of a split, every view of it."""
-    views: EvaluationViews | FeatureClips
+    views: EvaluationViews | FeatureClips | ImageClips
     if config.data.format == "features":
         views = FeatureClips(split.records)
+    elif (images := image_memory(config, memory)) is not None:
+        views = ImageClips(split.records, images)
     else:
         views = EvaluationViews(
             split.records,

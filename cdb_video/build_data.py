@@ -11,11 +11,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from cdb_video.build_clips import DEMO_ROOTS, cache_dir, clip_memory
+from cdb_video.build_clips import DEMO_ROOTS, Memory, cache_dir, clip_memory
 from cdb_video.clips.features import feature_shape
-from cdb_video.clips.memory import ClipMemory
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
+from cdb_video.datasets.long_tail import LongTail
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks, local_world_size
 from cdb_video.errors import ConfigError, UnknownSplitError
@@ -33,7 +33,7 @@ class Data:
     train: Split
     val: Split | None
     test: Split | None
-    memory: ClipMemory | None = None
+    memory: Memory | None = None
     """With data.in_memory: the clips decoded so far."""
     val_is_held_out: bool = False
     """The validation split was taken out of the annotated training split."""
@@ -172,7 +172,7 @@ def _read(
     check_files: bool,
     vocabularies: Mapping[str, Vocabulary] | None,
 ) -> Split:
-    data = config.data
+    data, tail = config.data, config.data.long_tail
     return read_split(
         root,
         format=data.format,
@@ -184,6 +184,9 @@ def _read(
         annotation_first_frame=data.annotation_first_frame,
         split_seed=data.split_seed,
         group_pattern=data.group_pattern,
+        val_per_class=data.val_per_class,
+        long_tail=LongTail(**tail.model_dump(exclude={"draw"})) if tail else None,
+        draw_seed=config.run.seed if config.draws_images else None,
         hold_out_subjects=data.hold_out_subjects,
         hold_out_column=data.hold_out_column,
         part=part,

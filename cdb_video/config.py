@@ -73,6 +73,8 @@ Magnitude = Annotated[int, Field(ge=0, le=30, strict=True)]
 
 # People are often numbered: 20 is the subject "20".
 Subject = Annotated[str, Field(coerce_numbers_to_str=True)]
+# So are digits.
+Text = Subject
 
 
 class RunConfig(Section):
@@ -89,12 +91,37 @@ class RunConfig(Section):
     with WANDB_PROJECT, WANDB_MODE and the like in the environment."""
 
 
+class LongTailConfig(Section):
+    """A long tail made of a balanced image data set: one of `imbalance` and `majority_share`."""
+
+    imbalance: Annotated[Number, Field(ge=1)] | None = None
+    """Images of the first class over those of the last; the classes between fall exponentially, as
+    in CIFAR-LT; null: see majority_share."""
+    majority_share: Annotated[Number, Field(ge=0.5, lt=1)] | None = None
+    """Of two classes: the share of the first."""
+    num_images: PositiveInt = 5000
+    """majority_share: training images in all."""
+    classes: tuple[Text, ...] | None = None
+    """Classes to keep, in every split, the most frequent first; null: all, in the data's order."""
+    draw: Literal["first", "random"] = "first"
+    """Which images are kept, and which are data.val_per_class. first: by their order in the files,
+    as CDB's code; random: drawn by run.seed, so that every seed of a comparison has its own, the
+    same for all arms."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.imbalance is None) == (self.majority_share is None):
+            raise ValueError("give one of imbalance and majority_share")
+        return self
+
+
 class DataConfig(Section):
     """Which videos, and how they are read."""
 
-    format: Literal["auto", "egtea", "epic100", "table", "folder", "features"] = "auto"
+    format: Literal["auto", "egtea", "epic100", "table", "folder", "features", "images"] = "auto"
     """How the annotations are written (docs/data_format.md); auto: by looking. features: files of
-    what a backbone has seen, `<split>.npz` in root (docs/foundation.md)."""
+    what a backbone has seen, `<split>.npz` in root (docs/foundation.md). images: clips of one
+    frame, of MNIST's files, CIFAR, folders of images, ImageNet-LT's lists."""
     root: str | None = None
     """Folder of the data; `demo` renders the demo data set into cache_dir, with rare classes that
     are easy and hard, `demo-rare-hard` and `demo-rare-easy` with those that are one of them."""
@@ -108,6 +135,11 @@ class DataConfig(Section):
     """table: the number that they give the first frame."""
     split_seed: NonNegativeInt = Field(0, lt=2**63)
     """folder without split folders: of the draw of train, val and test."""
+    val_per_class: NonNegativeInt = 0
+    """images: so many of each training class, the last in the files' order, leave training and are
+    the split `val`: the balanced set that CDB's code measures difficulty on. Before the tail."""
+    long_tail: LongTailConfig | None = None
+    """images: the tail that is made of the training split; null: all of it."""
     group_pattern: str | None = None
     """folder: regular expression with one group, found in a file's name without the suffix, such
     as `^(P\\d+)`: what it finds is the recording, and a draw keeps a recording in one split."""
@@ -135,7 +167,8 @@ class DataConfig(Section):
     in_memory: bool = False
     """Decode the frames of every clip once, at the start, scaled to clip.short_side, and keep
     them: for data that fits into memory, once a rank. All cores decode. num_workers is best 0 then,
-    as long as crops are small."""
+    as long as crops are small. Of images: their evaluation crops, as one tensor, and batches are
+    cut and changed as wholes, without loader processes; with augment.crop=pad."""
     sampler: Literal["instance", "sqrt", "class_balanced", "progressive", "cdb"] = "instance"
     """instance: every clip once an epoch; the others draw a class, then one of its clips: by the
     square root of its count, evenly, from instance to evenly over the epochs, or, CDB-S, by
@@ -214,8 +247,11 @@ class ViewsConfig(Section):
 class AugmentConfig(Section):
     """How training clips are varied."""
 
-    crop: Literal["random_resized", "jitter"] = "random_resized"
-    """random_resized: a window of random area and shape; jitter: a square from a random scale."""
+    crop: Literal["random_resized", "jitter", "pad"] = "random_resized"
+    """random_resized: a window of random area and shape; jitter: a square from a random scale; pad:
+    evaluation's crop, moved by up to `padding` pixels, black coming in, as for CIFAR."""
+    padding: NonNegativeInt = 4
+    """pad: pixels."""
     area: tuple[Fraction, Fraction] = (0.25, 1.0)
     """random_resized: least and largest share of the frame's area."""
     aspect: tuple[Positive, Positive] = (0.75, 1.3333)
@@ -438,6 +474,7 @@ class Config(Section):
                 f"data.format={data.format} with model.backbone={self.model.backbone}: features "
                 "are for one another, format and backbone"
             )
+        self._images_agree()
         if self.augment.mixup or self.augment.cutmix:
             self._mixed_clips_are_not_counted()
         if data.pixels == "yuv" and (self.augment.rand_augment or self.augment.erase):
@@ -494,6 +531,32 @@ class Config(Section):
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
 
+    def _images_agree(self) -> None:
+        data = self.data
+        if data.format != "images":
+            given = "long_tail" if data.long_tail else "val_per_class" if data.val_per_class else ""
+            if given:
+                raise ValueError(f"data.{given}: is for data.format=images, got {data.format}")
+            return
+        if self.clip.num_frames != 1:
+            raise ValueError(
+                f"clip.num_frames={self.clip.num_frames}: an image is a clip of 1 frame"
+            )
+        if self.views.num_clips != 1:
+            raise ValueError(f"views.num_clips={self.views.num_clips}: an image has 1 clip")
+        if not data.in_memory:
+            return
+        if self.augment.crop != "pad":
+            raise ValueError(
+                f"data.in_memory=true with augment.crop={self.augment.crop}: of images in memory a "
+                "batch is cut as a whole; use augment.crop=pad or data.in_memory=false"
+            )
+        if self.views.num_crops != 1 or data.on_error != "raise":
+            raise ValueError(
+                f"data.in_memory=true of images: needs views.num_crops=1 and data.on_error=raise, "
+                f"got {self.views.num_crops} and {data.on_error}"
+            )
+
     def _mixed_clips_are_not_counted(self) -> None:
         key = "mixup" if self.augment.mixup else "cutmix"
         given = f"augment.{key}={getattr(self.augment, key):g}"
@@ -519,6 +582,11 @@ class Config(Section):
         difficulty = self.loss.difficulty
         capped = difficulty.source == "val" and difficulty.max_clips_per_class is not None
         return self.uses_difficulty and capped and self.train.eval_every > 1
+
+    @property
+    def draws_images(self) -> bool:
+        """Whether run.seed also says which images a long tail keeps."""
+        return self.data.long_tail is not None and self.data.long_tail.draw == "random"
 
     @property
     def uses_difficulty(self) -> bool:

@@ -24,6 +24,9 @@ class Appearance:
     """() bool: mirror left and right."""
     jitter: Tensor
     """(3,) factors of brightness, contrast and saturation; ones leave a clip as it is."""
+    shift: Tensor | None = None
+    """(2,) int64 pixels that a clip is moved up and to the left, black coming in; None: it is not
+    moved."""
 
     @classmethod
     def plain(cls) -> Appearance:
@@ -84,6 +87,8 @@ class Batch:
             "jitter": (self.appearance.jitter, (size, 3)),
             **{f"labels[{head!r}]": (labels, (size,)) for head, labels in self.labels.items()},
         }
+        if self.appearance.shift is not None:
+            shapes["shift"] = (self.appearance.shift, (size, 2))
         if self.to_rgb is not None:
             shapes["to_rgb"] = (self.to_rgb, (size, 3, 4))
         for name, (tensor, expected) in shapes.items():
@@ -131,7 +136,9 @@ class Batch:
             labels={head: change(labels) for head, labels in self.labels.items()},
             indices=change(self.indices),
             appearance=Appearance(
-                flip=change(self.appearance.flip), jitter=change(self.appearance.jitter)
+                flip=change(self.appearance.flip),
+                jitter=change(self.appearance.jitter),
+                shift=None if self.appearance.shift is None else change(self.appearance.shift),
             ),
             to_rgb=None if self.to_rgb is None else change(self.to_rgb),
         )
@@ -148,6 +155,7 @@ def even_parts(number: int, most: int) -> list[int]:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """A batch of samples, in their order; all of them RGB, or all of them YUV."""
+    shifts = [s.appearance.shift for s in samples if s.appearance.shift is not None]
     matrices = [sample.to_rgb for sample in samples if sample.to_rgb is not None]
     return Batch(
         clips=torch.stack([sample.clips for sample in samples]),
@@ -159,6 +167,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         appearance=Appearance(
             flip=torch.stack([sample.appearance.flip for sample in samples]),
             jitter=torch.stack([sample.appearance.jitter for sample in samples]),
+            shift=torch.stack(shifts) if shifts else None,
         ),
         to_rgb=torch.stack(matrices) if matrices else None,
     )

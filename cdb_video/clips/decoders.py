@@ -9,25 +9,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-import PIL.ExifTags
-import PIL.Image
-import PIL.ImageOps
 import torch
 
 from cdb_video.clips.base import BaseDecoder, Image, VideoDecoder, Window, cut, errors_name
 from cdb_video.clips.child import ChildDecoder
+from cdb_video.clips.images import ImageDecoder, PackedDecoder, read_image, read_size
 from cdb_video.clips.index import FrameIndex, open_container, packet_index
 from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.pyav import PyavDecoder
-from cdb_video.clips.untrusted import refuse_size
+from cdb_video.datasets.image_files import is_packed
+from cdb_video.datasets.images import IMAGE_SUFFIXES
 from cdb_video.errors import DecodeError
 
 DecoderName = Literal["pyav", "decord", "torchcodec", "frames"]
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-"""Whatever a name says: Pillow reads others too, one of them by starting a program."""
 
 
 def open_video(
@@ -48,8 +42,9 @@ def open_video(
     edges by much more.
 
     Args:
-        path: a video file, or for `frames` a folder of jpg, png or webp images, which are taken in
-            the order of the numbers in their names.
+        path: a video file; an image, or a file of many such as MNIST's, whatever the decoder: a
+            frame an image, one a second; or for `frames` a folder of jpg, png or webp images, which
+            are taken in the order of the numbers in their names.
         decoder: see above. decord bundles an FFmpeg of 2020: for files that you trust.
         fps: frames a second of a folder of frames, which needs it; never for a file.
         index_folder: where the packet index of a file is kept, for `pyav`; without, a file is read
@@ -85,6 +80,10 @@ def _open_here(
     if decoder == "frames":
         return FolderDecoder(path, fps=fps, untrusted=untrusted)
     _check_file(path, fps)
+    if is_packed(path):
+        return PackedDecoder(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageDecoder(path, untrusted=untrusted)
     if decoder == "pyav":
         return PyavDecoder(path, index_folder=index_folder, untrusted=untrusted)
     return _OTHER_DECODERS[decoder](path)
@@ -119,7 +118,7 @@ class FolderDecoder(BaseDecoder):
         if untrusted:
             _refuse_links_out(path, self._images)
         times = torch.arange(len(images), dtype=torch.float64) / fps
-        height, width = _read_size(self._images[0], path, untrusted=untrusted)
+        height, width = read_size(self._images[0], path, untrusted=untrusted)
         super().__init__(path, times=times, fps=fps, height=height, width=width)
 
     def close(self) -> None:
@@ -127,7 +126,7 @@ class FolderDecoder(BaseDecoder):
 
     def _decode(self, wanted: list[int], window: Window) -> list[Image]:
         size = self.height, self.width
-        return [cut(_read_image(self._images[i], size), window) for i in wanted]
+        return [cut(read_image(self._images[i], size), window) for i in wanted]
 
 
 def _refuse_links_out(path: Path, images: Sequence[Path]) -> None:
@@ -135,35 +134,6 @@ def _refuse_links_out(path: Path, images: Sequence[Path]) -> None:
     for image in images:
         if image.is_symlink() and not image.resolve().is_relative_to(folder):
             raise DecodeError(f"{image}: data.untrusted: a link out of its folder")
-
-
-def _read_size(image_path: Path, folder: Path, *, untrusted: bool) -> tuple[int, int]:
-    """(height, width), upright."""
-    with errors_name(image_path), PIL.Image.open(image_path, formats=IMAGE_FORMATS) as image:
-        if untrusted:
-            refuse_size(folder, height=image.height, width=image.width)
-        return _upright_size(image)
-
-
-def _read_image(path: Path, size: tuple[int, int]) -> Image:
-    """(H, W, C) uint8, upright as its EXIF orientation says."""
-    with errors_name(path), PIL.Image.open(path, formats=IMAGE_FORMATS) as image:
-        found = image.size[::-1]
-        # Before it is decoded, as looking for a PNG's orientation does.
-        if sorted(found) == sorted(size):
-            found = _upright_size(image)
-        if found != size:
-            raise ValueError(
-                f"{found[1]}x{found[0]} pixels; the first frame of its folder has "
-                f"{size[1]}x{size[0]}"
-            )
-        return np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def _upright_size(image: PIL.Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    is_turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
-    return (width, height) if is_turned else (height, width)
 
 
 def _number_order(image: Path) -> tuple[list[tuple[int, str]], str]:

@@ -120,6 +120,10 @@ class FeatureClips:
     def __len__(self) -> int:
         return len(self.records)
 
+    def blank(self, size: int) -> Tensor:
+        """(size, D, L, 1, 1) zeros, of the shape and type of the clips."""
+        return torch.zeros(size, self.num_features, self.num_tokens, 1, 1)
+
     def batches(self, plan: Plan) -> Iterator[tuple[Batch, tuple[Skipped, ...]]]:
         """A batch for each list of keys; nothing is ever skipped.
 

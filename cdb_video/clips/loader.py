@@ -13,6 +13,7 @@ from cdb_video.clips.batch import Appearance, Batch, Sample, Skipped, collate
 from cdb_video.clips.dataset import EvaluationViews, TrainingClips
 from cdb_video.clips.features import FeatureClips
 from cdb_video.clips.guarded_loader import GuardedLoader, Plan
+from cdb_video.clips.image_memory import ImageClips
 from cdb_video.clips.order import EvaluationOrder, TrainingOrder
 from cdb_video.clips.watchdog import RAISE, DecodePolicy
 from cdb_video.distributed import ONE_PROCESS, Ranks
@@ -21,7 +22,7 @@ __all__ = ["EvaluationLoader", "EvaluationOrder", "TrainingLoader", "TrainingOrd
 
 
 class _BatchSource(Protocol):
-    """What gives the batches of a plan: workers that decode, or features in memory."""
+    """What gives the batches of a plan: workers that decode, or features or images in memory."""
 
     def batches(self, plan: Plan) -> Iterator[tuple[Batch, tuple[Skipped, ...]]]: ...
 
@@ -33,7 +34,7 @@ class TrainingLoader:
 
     def __init__(
         self,
-        clips: TrainingClips | FeatureClips,
+        clips: TrainingClips | FeatureClips | ImageClips,
         order: TrainingOrder,
         *,
         num_workers: int,
@@ -42,7 +43,7 @@ class TrainingLoader:
     ) -> None:
         self.clips = clips
         self.order = order
-        if isinstance(clips, FeatureClips):
+        if not isinstance(clips, TrainingClips):
             self._loader = clips
             return
         self._loader = GuardedLoader(
@@ -56,8 +57,8 @@ class TrainingLoader:
 
     def blank_clips(self, size: int) -> torch.Tensor:
         """(size, C, T, H, W) zeros, of the shape and type of the loader's clips."""
-        if isinstance(self.clips, FeatureClips):
-            return torch.zeros(size, self.clips.num_features, self.clips.num_tokens, 1, 1)
+        if not isinstance(self.clips, TrainingClips):
+            return self.clips.blank(size)
         return torch.zeros(size, *_shape_of(self.clips), dtype=torch.uint8)
 
     @property
@@ -104,7 +105,7 @@ class EvaluationLoader:
 
     def __init__(
         self,
-        views: EvaluationViews | FeatureClips,
+        views: EvaluationViews | FeatureClips | ImageClips,
         *,
         clips_per_batch: int,
         ranks: Ranks = ONE_PROCESS,
@@ -116,7 +117,7 @@ class EvaluationLoader:
         self.policy = policy
         batch_size = max(1, clips_per_batch // views.num_views)
         self.order = EvaluationOrder(len(views), batch_size=batch_size, ranks=ranks)
-        if isinstance(views, FeatureClips):
+        if not isinstance(views, EvaluationViews):
             self._loader = views
             return
         side = views.crops.crop_size

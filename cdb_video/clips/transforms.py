@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 
@@ -151,10 +153,11 @@ class Augmentation:
 
     crop_size: int
     short_side: int
-    random_resized: bool = True
+    crop: Literal["random_resized", "jitter", "pad"] = "random_resized"
     area: tuple[float, float] = (0.25, 1.0)
     aspect: tuple[float, float] = (0.75, 1.3333)
     scale: tuple[float, float] = (1.0, 1.25)
+    padding: int = 4
     flip: bool = True
     no_flip_labels: Mapping[str, Collection[int]] = field(default_factory=dict)
     """Head -> class indices whose clips are never mirrored."""
@@ -165,7 +168,12 @@ class Augmentation:
 
     def window(self, height: int, width: int, *, generator: torch.Generator) -> Window:
         """A random window of a frame of this size."""
-        if self.random_resized:
+        if self.crop == "pad":
+            [centre] = view_windows(
+                height, width, crop_size=self.crop_size, short_side=self.short_side, num_crops=1
+            )
+            return centre
+        if self.crop == "random_resized":
             return random_resized_window(
                 height, width, area=self.area, aspect=self.aspect, generator=generator
             )
@@ -185,14 +193,19 @@ class Augmentation:
         )
 
     def appearance(self, labels: Mapping[str, int], *, generator: torch.Generator) -> Appearance:
-        """Flip and colour factors of a clip with these labels."""
+        """Flip, colour factors and shift of a clip with these labels."""
         # Both are always drawn, so that one setting never shifts the draws of another.
         heads_or_tails = torch.rand((), generator=generator) < 0.5
         spread = 2 * torch.rand(3, generator=generator) - 1
+        shift = None
+        if self.crop == "pad":
+            high = 2 * self.padding + 1
+            shift = torch.randint(high, (2,), generator=generator) - self.padding
         kept = any(labels[head] in classes for head, classes in self.no_flip_labels.items())
         return Appearance(
             flip=heads_or_tails & self.flip & (not kept),
             jitter=1 + self.color_jitter * spread,
+            shift=shift,
         )
 
 
@@ -204,6 +217,7 @@ class ToModelInput(nn.Module):
         std: per channel, in units of `value_range`.
         value_range: what the brightest pixel, 255, becomes: 1 or 255.
         jitter: apply the colour factors of an appearance; without, a few passes are saved.
+        padding: most pixels that an appearance moves a clip by.
         dtype: of the result: the type in which the network's first layer computes, so that it need
             not be cast again (`precision.input_type`).
 
@@ -219,10 +233,12 @@ class ToModelInput(nn.Module):
         value_range: float = 1.0,
         *,
         jitter: bool = True,
+        padding: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.jitter = jitter
+        self.padding = padding
         self.dtype = dtype
         # (pixel / 255 * value_range - mean) / std as one multiplication and one addition.
         shape = (1, -1, 1, 1, 1)
@@ -249,6 +265,8 @@ class ToModelInput(nn.Module):
             # While a pixel is still one byte.
             flip = appearance.flip.reshape(-1, 1, 1, 1, 1)
             pixels = torch.where(flip, pixels.flip(-1), pixels)
+            if appearance.shift is not None:
+                pixels = move(pixels, appearance.shift, most=self.padding)
         if to_rgb is not None:
             pixels = convert_to_rgb(_channels_last(pixels), to_rgb)
         if appearance is not None and self.jitter:
@@ -261,6 +279,21 @@ class ToModelInput(nn.Module):
             memory_format=torch.channels_last_3d,
         )
         return torch.addcmul(self.shift, pixels, self.scale, out=made)
+
+
+def move(pixels: Tensor, shift: Tensor, *, most: int) -> Tensor:
+    """Pixels (N, C, T, H, W) moved up and left by shift (N, 2), black coming in from outside.
+
+    What is cut out of an image with `most` black pixels around it, at a place of its own: the
+    augmentation of He et al. (CVPR 2016, section 4.2) for small images.
+    """
+    padded = F.pad(pixels, (most,) * 4).permute(0, 3, 4, 1, 2)
+    height, width = pixels.shape[-2:]
+    rows = torch.arange(height, device=pixels.device) + most + shift[:, :1]
+    columns = torch.arange(width, device=pixels.device) + most + shift[:, 1:]
+    clips = torch.arange(len(pixels), device=pixels.device)
+    moved = padded[clips[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 4, 1, 2)
 
 
 def _channels_last(pixels: Tensor) -> Tensor:

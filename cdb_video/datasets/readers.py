@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from cdb_video.datasets import egtea, epic100, epic100_files, features
+from cdb_video.datasets import egtea, epic100, epic100_files, features, images
 from cdb_video.datasets.annotation_files import find_tables, starts_bare
 from cdb_video.datasets.annotations import UNLABELLED, Split, VideoRecord, Vocabulary
 from cdb_video.datasets.columns import refuse_unknown
 from cdb_video.datasets.folder import find_videos, read_folder
 from cdb_video.datasets.inside import refuse_links_out, refuse_outside, refuse_paths_out
+from cdb_video.datasets.long_tail import LongTail
 from cdb_video.datasets.table import read_table
 from cdb_video.errors import DataError
 
-Format = Literal["auto", "egtea", "epic100", "table", "folder", "features"]
+Format = Literal["auto", "egtea", "epic100", "table", "folder", "features", "images"]
 Part = Literal["all", "rest", "held_out"]
 
 _SUBJECT_COLUMN = {
@@ -25,6 +26,7 @@ _SUBJECT_COLUMN = {
     "table": "participant",
     "folder": "participant",
     "features": "participant",
+    "images": "superclass",
 }
 _FORMAT_OF_KEY = {
     "columns": "table",
@@ -32,11 +34,14 @@ _FORMAT_OF_KEY = {
     "annotation_first_frame": "table",
     "split_seed": "folder",
     "group_pattern": "folder",
+    "val_per_class": "images",
+    "long_tail": "images",
 }
 _EXPECTED_FILES = {
     "egtea": egtea.EXPECTED_FILES,
     "epic100": epic100.EXPECTED_FILES,
     "features": features.EXPECTED_FILES,
+    "images": images.EXPECTED_FILES,
 }
 
 
@@ -52,6 +57,9 @@ def read_split(
     annotation_first_frame: int = 0,
     split_seed: int = 0,
     group_pattern: str | None = None,
+    val_per_class: int = 0,
+    long_tail: LongTail | None = None,
+    draw_seed: int | None = None,
     hold_out_subjects: Sequence[str] = (),
     hold_out_column: str | None = None,
     part: Part = "all",
@@ -62,7 +70,7 @@ def read_split(
     """The records of one split, or of the union of several, with the classes of the whole data set.
 
     The formats are described in `docs/data_format.md` and by `read_egtea`, `read_epic100`,
-    `read_table` and `read_folder`.
+    `read_table`, `read_folder` and `read_images`.
 
     Args:
         annotations: relative to the root; where they lie if not where the format expects them.
@@ -73,6 +81,9 @@ def read_split(
         split_seed: for class folders without split folders, of the draw of train, val and test.
         group_pattern: for folders, a regular expression with one group, found in a file's name: the
             record's recording, which such a draw keeps in one split.
+        val_per_class: for images, so many of each training class that are the split `val`.
+        long_tail: for images, the tail that is made of the training split.
+        draw_seed: for images, which these are; None: by their order in the files.
         hold_out_subjects: values of `hold_out_column` (egtea: subject, others: participant).
         part: "rest" leaves the records of those subjects out, "held_out" keeps only them.
         check_files: every video must be there.
@@ -99,6 +110,8 @@ def read_split(
             "annotation_first_frame": annotation_first_frame != 0,
             "split_seed": split_seed != 0,
             "group_pattern": group_pattern is not None,
+            "val_per_class": val_per_class != 0,
+            "long_tail": long_tail is not None,
         },
     )
     if heads is None and vocabularies is not None:
@@ -121,6 +134,16 @@ def read_split(
             raise DataError(f"data.annotations: {annotations} given, but format 'folder' has none")
         folder = read_folder(root, names, seed=split_seed, group_pattern=group_pattern)
         read = _select_heads(folder, heads)
+    elif format == "images":
+        found = images.read_images(
+            root,
+            names,
+            annotations=place,
+            val_per_class=val_per_class,
+            long_tail=long_tail,
+            seed=draw_seed,
+        )
+        read = _select_heads(found, heads)
     elif format == "features":
         if annotations is not None:
             raise DataError(

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cdb_video import build, distributed
-from cdb_video.build_clips import build_evaluation_loader, choose_device, file_opener
+from cdb_video.build_clips import Memory, build_evaluation_loader, choose_device, file_opener
 from cdb_video.build_data import Data, load_into_memory, read_data
 from cdb_video.build_evaluation import write_report
-from cdb_video.clips.memory import ClipMemory
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks
@@ -143,7 +142,10 @@ def run_cells(plan: Plan, *, ranks: Ranks) -> Iterator[str]:
         UserError: an arm or data that cannot be used, before any cell is run.
 
     """
-    data = {arm.name: found for arm, found in zip(plan.arms, _read_data(plan, ranks), strict=True)}
+    reader = _DataReader(ranks)
+    for arm in plan.arms:
+        config = plan.configs[arm.name, plan.seeds[0]]
+        build.check(config, reader.read(config), ranks=ranks)
     # Seed by seed: an interrupted comparison has whole pairs.
     cells = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
     for number, (arm, seed) in enumerate(cells, start=1):
@@ -151,26 +153,29 @@ def run_cells(plan: Plan, *, ranks: Ranks) -> Iterator[str]:
         if distributed.broadcast_object((plan.cell_folder(arm, seed) / CELL_FILE).exists()):
             continue
         began = time.perf_counter()
-        outcome = _run_cell(plan.configs[arm.name, seed], data[arm.name], ranks=ranks, title=title)
+        config = plan.configs[arm.name, seed]
+        outcome = _run_cell(config, reader.read(config), ranks=ranks, title=title)
         if outcome:
             yield f"{title}: {outcome} in {time.perf_counter() - began:.0f} s"
 
 
-def _read_data(plan: Plan, ranks: Ranks) -> list[Data]:
-    """The data of each arm, read once for the arms that read the same, and every arm checked."""
-    read: dict[str, Data] = {}
-    memories: dict[str, ClipMemory | None] = {}
-    found = []
-    for arm in plan.arms:
-        config = plan.configs[arm.name, plan.seeds[0]]
+class _DataReader:
+    """The data of cells, read once for those that read the same."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._read: dict[str, Data] = {}
+        self._memories: dict[str, Memory | None] = {}
+
+    def read(self, config: Config) -> Data:
         clips = f"{config.clip} {config.data.decoder} {config.data.in_memory}"
-        known = f"{config.data} {config.model.heads} {clips}"
-        if known not in read:
-            data = read_data(config, check_files=ranks.is_main)
-            read[known] = replace(data, memory=memories.setdefault(clips, data.memory))
-        build.check(config, read[known], ranks=ranks)
-        found.append(read[known])
-    return found
+        drawn_by = config.run.seed if config.draws_images else None
+        known = f"{config.data} {config.model.heads} {clips} {drawn_by}"
+        if known not in self._read:
+            data = read_data(config, check_files=self.ranks.is_main)
+            memory = self._memories.setdefault(clips, data.memory)
+            self._read[known] = replace(data, memory=memory)
+        return self._read[known]
 
 
 def finished(plan: Plan) -> Comparison:

@@ -29,5 +29,7 @@ class TrainerOptions:
     crossfit_every: int = 1
     select_by: str | None = None
     seed: int = 0
+    padding: int = 0
+    """Most pixels that clips are moved by (augment.crop=pad)."""
     quiet: bool = False
     """Show no progress and print no figures."""

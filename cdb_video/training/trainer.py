@@ -120,7 +120,9 @@ class Trainer:
             NoAverage() if options.ema is None else AveragedWeights(model, decay=options.ema)
         )
         dtype = input_type(options.precision)
-        to_input = ToModelInput(*model.normalization, jitter=jitter, dtype=dtype).to(self.device)
+        to_input = ToModelInput(
+            *model.normalization, jitter=jitter, padding=options.padding, dtype=dtype
+        ).to(self.device)
         compiled = CompiledModule if options.compile else _as_it_is
         self.to_input = compiled(to_input)
         self.train_counts = {

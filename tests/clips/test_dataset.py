@@ -21,9 +21,7 @@ from tests.conftest import coded_image
 SIDE = 48
 SQUARE = (SIDE, SIDE)
 WHOLE = EvaluationCrops(crop_size=SIDE, short_side=SIDE)
-PLAIN = Augmentation(
-    crop_size=SIDE, short_side=SIDE, random_resized=False, scale=(1.0, 1.0), flip=False
-)
+PLAIN = Augmentation(crop_size=SIDE, short_side=SIDE, crop="jitter", scale=(1.0, 1.0), flip=False)
 
 
 def record(path: Path, **fields) -> VideoRecord:
