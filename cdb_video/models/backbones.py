@@ -10,6 +10,8 @@ from cdb_video.errors import ConfigError
 from cdb_video.models import from_pytorchvideo, from_torchvision, from_transformers
 from cdb_video.models.base import Backbone, Normalization
 from cdb_video.models.from_transformers import PREFIX
+from cdb_video.models.image_nets import lenet, resnet10, resnet32
+from cdb_video.models.images import REFUSED, image_network, image_networks
 from cdb_video.models.resnext3d import resnext3d_101
 from cdb_video.models.saved_features import FEATURES, saved_features
 from cdb_video.models.tiny import r3d_10, slowfast_tiny
@@ -22,6 +24,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnext3d_101": resnext3d_101,
     "r3d_10": r3d_10,
     "slowfast_tiny": slowfast_tiny,
+    "lenet": lenet,
+    "resnet10": resnet10,
+    "resnet32": resnet32,
 }
 """`BACKBONES[name](num_frames=..., crop_size=...)` is an `nn.Module` that obeys `Backbone`.
 
@@ -37,7 +42,9 @@ def build_backbone(
     crop_size: int,
     architecture: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """A backbone with random weights: one of `BACKBONES`, `hf:` and a model, or `features`.
+    """A backbone with random weights.
+
+    One of `BACKBONES`, an image network of torchvision, `hf:` and a model, or `features`.
 
     Args:
         name: `model.backbone`.
@@ -54,10 +61,14 @@ def build_backbone(
         return from_transformers.build(name, known, **clip)
     if name == FEATURES:
         return saved_features(architecture)
-    if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
-        raise ConfigError(
-            f"model.backbone: {name!r} is no backbone; {hint}, or hf: and a model of transformers"
-        )
-    return BACKBONES[name](**clip)
+    if name in BACKBONES:
+        return BACKBONES[name](**clip)
+    images = image_networks()
+    if name in images or name in REFUSED:
+        return image_network(name, **clip)
+    close = difflib.get_close_matches(name, [*BACKBONES, *images], n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
+    raise ConfigError(
+        f"model.backbone: {name!r} is no backbone; {hint}, an image network of torchvision, "
+        "or hf: and a model of transformers"
+    )

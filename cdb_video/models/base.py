@@ -56,7 +56,7 @@ class VideoBackbone(nn.Module):
 
 
 class GlobalMean(nn.Module):
-    """(N, F, T, H, W) -> (N, F), or (N, F, 1, 1, 1) with `keepdim`.
+    """(N, F, T, H, W) or (N, F, H, W) -> (N, F), with `keepdim` (N, F, 1, 1, 1) or (N, F, 1, 1).
 
     In place of the libraries' pools: a fixed kernel ties a model to one clip shape, and the
     backward of `AdaptiveAvgPool3d` is not deterministic on a GPU.
@@ -69,20 +69,20 @@ class GlobalMean(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """The mean over time and space."""
         means = global_mean(maps)
-        return means[:, :, None, None, None] if self.keepdim else means
+        return means.unflatten(1, (-1, *[1] * (maps.ndim - 2))) if self.keepdim else means
 
 
 def global_mean(maps: Tensor) -> Tensor:
-    """(N, F, T, H, W) -> (N, F), the mean over time and space.
+    """(N, F, T, H, W) or (N, F, H, W) -> (N, F), the mean over time and space.
 
     Features are put last first, as they lie in memory: the gradient then is made channels last too,
     where that of `maps.mean((2, 3, 4))` is not, and the layers before would read across it.
     """
-    return maps.permute(0, 2, 3, 4, 1).flatten(1, 3).mean(1)
+    return maps.movedim(1, -1).flatten(1, -2).mean(1)
 
 
 def place(model: nn.Module, device: torch.device | str) -> None:
-    """Move a model to its device, its 3D convolutions channels last: the layout that is fastest.
+    """Move a model to its device, its convolutions channels last: the layout that is fastest.
 
     In training and after it alike, for a convolution's result depends on it in the last bits.
     """
@@ -90,6 +90,8 @@ def place(model: nn.Module, device: torch.device | str) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             module.to(memory_format=torch.channels_last_3d)
+        elif isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
 
 
 def require_clip(

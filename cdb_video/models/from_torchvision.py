@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cdb_video.models.base import GlobalMean, Normalization, VideoBackbone, require_clip
+from cdb_video.models.images import IMAGENET
 from cdb_video.models.patches import use_patch_linear
 from cdb_video.models.tokens import FirstToken, TokenBackbone, TokenMean
 
 # The `transforms` of torchvision's weight enums.
 KINETICS = Normalization(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 MVIT = Normalization(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from cdb_video.errors import WeightsError
+from cdb_video.models.images import imagenet1k_weights
 from cdb_video.progress import Progress
 
 MAX_WEIGHTS_BYTES = 2**35
@@ -84,7 +85,16 @@ KNOWN_WEIGHTS: dict[str, dict[str, KnownWeights]] = {
         "kinetics400_imagenet22k": _tv("swin3d_b_22k-7c6ae6fa.pth", 81.64, 364.1),
     },
 }
-"""Backbone -> name -> file. The others have no published file at a plain address."""
+"""Backbone -> name -> file; those of torchvision's image networks: `known_weights`."""
+
+
+def known_weights(backbone: str) -> dict[str, KnownWeights]:
+    """Name -> file, of a backbone; empty where there is no published file at a plain address."""
+    weights = imagenet1k_weights(backbone)
+    if weights is None:
+        return KNOWN_WEIGHTS.get(backbone, {})
+    file, top1 = weights.url.rpartition("/")[2], weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    return {"imagenet1k": _tv(file, top1, weights.meta["_file_size"])}
 
 
 def resolve_weights(name_or_path: str, *, backbone: str, cache_dir: Path) -> Path:
@@ -97,7 +107,7 @@ def resolve_weights(name_or_path: str, *, backbone: str, cache_dir: Path) -> Pat
         WeightsError: neither a file nor a name known for this backbone; or the download fails or
             has another checksum.
     """
-    known = KNOWN_WEIGHTS.get(backbone, {})
+    known = known_weights(backbone)
     if name_or_path in known:
         return _cached(known[name_or_path].url, cache_dir)
     if "://" in name_or_path:

@@ -80,7 +80,7 @@ def set_drop_path(backbone: nn.Module, rate: float, *, name: str) -> None:
     if not places:
         raise ConfigError(
             f"model.drop_path: {rate:g}; {name} has no residual blocks that are made for it; it is "
-            "for MViT, Swin and hf: models"
+            "for MViT, Swin, ConvNeXt, EfficientNet and hf: models"
         )
     for i, place in enumerate(places):
         place.p = rate * i / max(len(places) - 1, 1)

@@ -45,6 +45,12 @@ _X3D_HEAD = {
 }
 _STEM = re.compile(r"s1\.pathway(\d)_stem\.(\w+)")
 _RESIDUAL = re.compile(r"s(\d)\.pathway(\d)_res(\d+)\.(.+)")
+_OLD_TORCHVISION = (
+    # Names of before torchvision's layers were renamed; its published files still have them.
+    (re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
 _FUSION = re.compile(r"s(\d)_fuse\.(\w+)")
 
 
@@ -60,7 +66,14 @@ def to_our_names(state: Mapping[str, Tensor], *, expected: Collection[str]) -> t
         return "cdb_video", renamed
     if any(name.startswith("s1.pathway0_stem.") for name in renamed):
         return "PySlowFast", _from_pyslowfast(renamed, expected=expected)
-    return "library", {PREFIX + name: value for name, value in renamed.items()}
+    return "library", {PREFIX + _of_today(name): value for name, value in renamed.items()}
+
+
+def _of_today(name: str) -> str:
+    """A name of torchvision's files, as its networks have it now."""
+    for old, new in _OLD_TORCHVISION:
+        name = old.sub(new, name)
+    return name
 
 
 def _from_pyslowfast(state: State, *, expected: Collection[str]) -> State:

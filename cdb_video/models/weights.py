@@ -29,9 +29,12 @@ MIN_SHARE = 0.5
 """Of the backbone's parameters: a file of which less fits is for another network."""
 
 _POSITIONS_1D = ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pos_embed_temporal")
+_CLASS_FIRST = "encoder.pos_embedding"
+"""ViT's table of a frame's patches, behind the row of the class token."""
 _POSITION_TABLES = (
     *_POSITIONS_1D,
     "pos_embed_spatial",
+    _CLASS_FIRST,
     "relative_position_bias_table",
     # Of hf: models, whose own weights come interpolated; of a checkpoint for another clip they are
     # refused.
@@ -239,13 +242,15 @@ def _resize_positions(name: str, table: Tensor, shape: torch.Size, *, path: Path
     length, width = shape[-2:]
     if table.shape[-1] == width and table.ndim == len(shape):
         rows = table.reshape(1, -1, width).transpose(1, 2).float()
-        side, new_side = math.isqrt(rows.shape[2]), math.isqrt(length)
+        first = 1 if name.endswith(_CLASS_FIRST) else 0
+        side, new_side = math.isqrt(rows.shape[2] - first), math.isqrt(length - first)
         if name.endswith(_POSITIONS_1D):
             return F.interpolate(rows, size=length, mode="linear").transpose(1, 2).reshape(shape)
-        if name.endswith("pos_embed_spatial") and side**2 == rows.shape[2]:
-            grid = rows.reshape(1, width, side, side)
-            grid = F.interpolate(grid, size=(new_side, new_side), mode="bicubic")
-            return grid.flatten(2).transpose(1, 2).reshape(shape)
+        is_square = name.endswith(("pos_embed_spatial", _CLASS_FIRST))
+        if is_square and side**2 == rows.shape[2] - first:
+            grid = rows[..., first:].reshape(1, width, side, side)
+            grid = F.interpolate(grid, size=(new_side, new_side), mode="bicubic").flatten(2)
+            return torch.cat([rows[..., :first], grid], dim=2).transpose(1, 2).reshape(shape)
     raise WeightsError(
         f"{path}: {name} is {tuple(table.shape)} and cannot be interpolated to {tuple(shape)}; "
         "use the clip.num_frames and clip.crop_size of the weights"

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from cdb_video.errors import ConfigError
 from cdb_video.training.layers import is_chain
 
 
@@ -23,6 +24,9 @@ def recompute_blocks(backbone: nn.Module) -> list[str]:
 
     A block is a member of a chain of blocks that has no such chain inside, such as a residual block
     or a transformer layer. Names of parameters do not change, and gradients stay the same.
+
+    Raises:
+        ConfigError: it has no such chain, so nothing would be saved.
     """
     blocks = {
         f"{name}.{child_name}".lstrip("."): child
@@ -31,6 +35,11 @@ def recompute_blocks(backbone: nn.Module) -> list[str]:
         for child_name, child in chain.named_children()
         if not any(is_chain(inner) for inner in child.modules())
     }
+    if not blocks:
+        raise ConfigError(
+            "model.grad_checkpointing=true: the backbone has no chain of blocks to compute again; "
+            "use model.grad_checkpointing=false"
+        )
     for block in blocks.values():
         # Shadows the class's method on this object alone.
         block.forward = partial(_recomputed, block, block.forward)
