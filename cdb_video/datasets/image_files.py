@@ -47,7 +47,8 @@ def read_idx(path: Path) -> Array:
     """An array of bytes in the form of MNIST's files: labels (N,), or grey images (N, H, W).
 
     The form is of http://yann.lecun.com/exdb/mnist: two zeros, the type, the number of dimensions,
-    each dimension as four bytes, and the numbers, last dimension fastest. A name that ends in .gz is of a compressed file.
+    each dimension as four bytes, and the numbers, last dimension fastest. A name
+    that ends in .gz is of a compressed file.
 
     Raises:
         DataError: not such a file, or of another length than it says.
@@ -77,8 +78,8 @@ def _idx(file: BinaryIO | gzip.GzipFile) -> Array:
 def read_cifar(path: Path) -> Mapping[str, Any]:
     """The dictionary of a file of CIFAR's version for Python, which is a pickle.
 
-    Nothing of the file is run: of what a pickle can call, `_Inert` takes NumPy's part and does
-    nothing, and everything else is refused.
+    Nothing that the file names is run: where it asks for NumPy's array it gets `_Inert`, which does
+    nothing, where it asks for bytes it gets `_latin1`, and everything else is refused.
 
     Raises:
         DataError: not such a file.
@@ -122,8 +123,14 @@ class _Inert:
         self.state = state
 
 
+def _latin1(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
 class _CifarReader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
             return _Inert
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return _latin1
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")

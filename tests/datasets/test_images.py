@@ -1,0 +1,275 @@
+"""Image data sets: MNIST's files, CIFAR, folders, lists; what damaged and hostile ones give."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cdb_video.datasets.image_files import read_cifar, read_idx, read_pixels
+from cdb_video.datasets.long_tail import LongTail
+from cdb_video.datasets.readers import read_split
+from cdb_video.errors import DataError, UnknownSplitError
+from tests.image_files import (
+    made_images,
+    write_cifar_10,
+    write_cifar_100,
+    write_idx,
+    write_image,
+    write_mnist,
+)
+
+
+def read(root: Path, split: str | list[str], **options: Any) -> Any:
+    return read_split(root, format="images", split=split, **options)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("folder", [".", "MNIST/raw"])
+def test_mnist_files_are_videos_with_an_image_a_second(
+    tmp_path: Path, suffix: str, folder: str
+) -> None:
+    write_mnist(tmp_path / folder, per_class=2, suffix=suffix)
+
+    train, test = read(tmp_path, "train"), read(tmp_path, "test")
+
+    assert train.vocabularies["label"].names == ("0", "1", "2", "3")
+    assert (len(train), len(test)) == (8, 12)
+    assert train.labels("label").tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    sixth = train.records[5]
+    assert (sixth.id, sixth.start_s, sixth.stop_s) == ("train/00005", 5.0, 6.0)
+    assert sixth.path.name == f"train-images-idx3-ubyte{suffix}"
+    expected = made_images(8, side=16, seed=0)[5] // 4
+    expected[4:8] += 190  # the stripe of class 1
+    assert np.array_equal(read_pixels(sixth.path)[5], np.stack([expected] * 3, axis=-1))
+
+
+def test_cifar_10_is_five_batches_in_order(tmp_path: Path) -> None:
+    pixels = write_cifar_10(tmp_path / "cifar-10-batches-py")
+
+    train, test = read(tmp_path, "train"), read(tmp_path, "test")
+
+    assert (len(train), len(test)) == (20, 4)
+    assert train.vocabularies["label"].names[3] == "class 3"
+    assert train.labels("label").tolist() == [i % 10 for i in range(20)]
+    last = train.records[19]
+    assert (last.id, last.path.name, last.start_s) == ("train/00019", "data_batch_5", 3.0)
+    assert np.array_equal(read_pixels(last.path), pixels[16:20])
+    assert np.array_equal(read_pixels(test.records[0].path), pixels[20:])
+
+
+def test_cifar_100_has_fine_labels_and_superclasses_beside_them(tmp_path: Path) -> None:
+    write_cifar_100(tmp_path)
+
+    test = read(tmp_path, "test")
+
+    assert test.vocabularies["label"].names[:2] == ("fine 00", "fine 01")
+    assert test.records[7].metadata == {"superclass": "odd"}
+
+
+# Shares of the released CDB code: 25 a class held out, then the first int(475 / 100^(c / 99)).
+def test_cifar_100_lt_of_the_cdb_code(tmp_path: Path) -> None:
+    write_cifar_100(tmp_path, per_class=500)
+    options = {"val_per_class": 25, "long_tail": LongTail(imbalance=100)}
+
+    train, val = read(tmp_path, "train", **options), read(tmp_path, "val", **options)
+
+    counts = train.class_counts("label").tolist()
+    assert (counts[0], counts[99], sum(counts)) == (475, 4, 10_302)
+    assert set(val.class_counts("label").tolist()) == {25}
+    # In the file, class 0 has the images 0, 100, 200, ...: the last 25 from image 47,500 on.
+    assert [r.id for r in val.records if r.labels["label"] == 0][:2] == [
+        "train/47500",
+        "train/47600",
+    ]
+    assert [r.id for r in train.records if r.labels["label"] == 99] == [
+        "train/00099",
+        "train/00199",
+        "train/00299",
+        "train/00399",
+    ]
+    both = read(tmp_path, ["train", "val"], **options)
+    assert len(both) == 10_302 + 2_500
+    assert len({record.id for record in both.records}) == len(both)
+
+
+def test_two_of_the_classes_in_an_order_of_ones_own(tmp_path: Path) -> None:
+    write_mnist(tmp_path, per_class=12)
+    tail = LongTail(majority_share=0.75, num_images=8, classes=("3", "1"))
+
+    train = read(tmp_path, "train", long_tail=tail)
+    test = read(tmp_path, "test", long_tail=tail)
+
+    assert train.vocabularies["label"].names == ("3", "1")
+    assert train.class_counts("label").tolist() == [6, 2]
+    assert test.class_counts("label").tolist() == [3, 3]
+    # Image 1 of the test file is of class 1, the second here.
+    assert {r.id: r.labels["label"] for r in test.records}["test/00001"] == 1
+
+
+def test_folders_of_images(tmp_path: Path) -> None:
+    for name in ("train/cat/1.png", "train/cat/2.jpg", "train/ant/1.png", "test/cat/1.png"):
+        write_image(tmp_path / name, np.zeros((4, 6, 3), np.uint8))
+    write_image(tmp_path / "train/cat/.3.png", np.zeros((4, 6), np.uint8))
+
+    train = read(tmp_path, "train")
+
+    assert train.vocabularies["label"].names == ("ant", "cat")
+    assert [record.id for record in train.records] == ["train/ant/1", "train/cat/1", "train/cat/2"]
+    assert train.records[0].start_s is None
+
+
+def test_imagenet_lt_lists(tmp_path: Path) -> None:
+    # Validation images of ImageNet, which are ImageNet-LT's test, lie in no folder of their class.
+    lists = {
+        "train": ["train/n02/n02_1.JPEG 1", "train/n01/n01_5.JPEG 0", "train/n02/n02_2.JPEG 1"],
+        "val": ["train/n01/n01_7.JPEG 0"],
+        "test": ["val/ILSVRC2012_val_1.JPEG 1"],
+    }
+    for split, lines in lists.items():
+        (tmp_path / f"ImageNet_LT_{split}.txt").write_text("\n".join(lines) + "\n")
+        for line in lines:
+            write_image((tmp_path / line.split()[0]), np.zeros((4, 4), np.uint8))
+
+    train, test = read(tmp_path, "train"), read(tmp_path, "test")
+
+    assert train.vocabularies["label"].names == ("n01", "n02")
+    assert train.labels("label").tolist() == [1, 0, 1]
+    assert test.records[0].path == tmp_path / "val/ILSVRC2012_val_1.JPEG"
+    (tmp_path / "ImageNet_LT_test.txt").write_text("val/x.JPEG one\n")
+    with pytest.raises(DataError, match=r"_test.txt:1: 'val/x.JPEG one'; expected 'path label'"):
+        read(tmp_path, "test")
+    (tmp_path / "ImageNet_LT_test.txt").write_text("val/ILSVRC2012_val_1.JPEG 2\n")
+    with pytest.raises(DataError, match=r"label 2 has no image in .*_train.txt"):
+        read(tmp_path, "test")
+
+
+def test_a_missing_split_or_class_is_named(tmp_path: Path) -> None:
+    write_mnist(tmp_path, per_class=2)
+
+    with pytest.raises(
+        UnknownSplitError, match=r"there are: test, train; data.val_per_class takes"
+    ):
+        read(tmp_path, "val")
+    with pytest.raises(DataError, match=r"long_tail.classes: no class 'x'; there are: 0, 1, 2, 3"):
+        read(tmp_path, "train", long_tail=LongTail(imbalance=2, classes=("0", "x")))
+    with pytest.raises(DataError, match="val_per_class: not for format 'folder'"):
+        read_split(tmp_path, format="folder", split="train", val_per_class=1)
+
+
+def test_no_images_are_said_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images found; looked for train-images-idx3-ubyte"):
+        read(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not an IDX file"),
+        (b"\0\0\x0d\x01" + struct.pack(">I", 1) + b"abcd", "does not begin as one"),
+        (b"\0\0\x08\x01" + struct.pack(">I", 5) + b"abcd", r"it says \(5,\), which is 5 bytes"),
+        (b"\0\0\x08\x01" + struct.pack(">I", 3) + b"abcd", "and has more"),
+        (b"\0\0\x08\x03" + struct.pack(">3I", 2**20, 2**20, 3), "it claims"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "train-labels-idx1-ubyte"
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=f"{path}: not an IDX file of bytes: .*") as caught:
+        read_idx(path)
+
+    assert caught.match(reason)
+
+
+def test_a_cut_gzip_file_is_named(tmp_path: Path) -> None:
+    path = write_idx(tmp_path / "a-idx3-ubyte.gz", made_images(9, side=9, seed=0))
+    path.write_bytes(path.read_bytes()[:-20])
+
+    with pytest.raises(DataError, match=r"a-idx3-ubyte.gz: not an IDX file"):
+        read_idx(path)
+
+
+class Runs:
+    """Runs a program when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_would_run_something_runs_nothing(tmp_path: Path, protocol: int) -> None:
+    path, mark = tmp_path / "test_batch", tmp_path / "mark"
+    path.write_bytes(pickle.dumps({"data": Runs(mark)}, protocol=protocol))
+
+    with pytest.raises(DataError, match=r"test_batch: not a CIFAR file: it asks for posix.mkdir"):
+        read_cifar(path)
+
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())  # the file does what it is said to
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("name", ["eval", "getattr", "open", "__import__"])
+def test_builtins_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "test_batch"
+    path.write_bytes(b"\x80\x02cbuiltins\n" + name.encode() + b"\nX\x01\x00\x00\x001\x85R.")
+    assert list(pickletools.genops(path.read_bytes()))  # it is a pickle
+
+    with pytest.raises(DataError, match=f"it asks for builtins.{name}"):
+        read_cifar(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello", "not a CIFAR file"),
+        (b"", "not a CIFAR file"),
+        (pickle.dumps([1]), "it holds no dictionary"),
+        (pickle.dumps({"labels": [1]}), "no array `data` of bytes"),
+        (
+            pickle.dumps({"data": np.zeros((2, 3), np.uint8)}, protocol=2),
+            r"`data` is \(2, 3\) of 6",
+        ),
+    ],
+)
+def test_a_damaged_cifar_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "test_batch"
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=reason):
+        read_pixels(path)
+
+
+def test_labels_out_of_the_list_of_names_are_refused(tmp_path: Path) -> None:
+    write_cifar_10(tmp_path)
+    rows = np.zeros((1, 3072), np.uint8)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": rows, "labels": [10]}, protocol=2))
+
+    with pytest.raises(DataError, match=r"test_batch: .* no list 'labels' of numbers below 10"):
+        read(tmp_path, "test")
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/datasets/fashion-mnist").is_dir(),
+    reason="needs Debian's package dataset-fashion-mnist",
+)
+def test_fashion_mnist_as_debian_packs_it() -> None:
+    root = Path("/usr/share/datasets/fashion-mnist")
+
+    train = read(root, "train", val_per_class=25, long_tail=LongTail(imbalance=100))
+
+    # int(5975 / 100^(c / 9)).
+    assert train.class_counts("label").tolist() == [
+        *(5975, 3581, 2147, 1287, 771, 462, 277, 166, 99, 59),
+    ]
+    assert read(root, "test").class_counts("label").tolist() == [1000] * 10
