@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -61,9 +63,20 @@ def _read(path: Path, written: int) -> np.ndarray[tuple[int, ...], np.dtype[np.u
     return read_pixels(path)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    with errors_name(path):
+        try:
+            image = PIL.Image.open(path, formats=IMAGE_FORMATS)
+        except PIL.UnidentifiedImageError:
+            raise ValueError(f"not an image; {', '.join(IMAGE_FORMATS)} are read") from None
+        with image:
+            yield image
+
+
 def read_size(image_path: Path, named: Path, *, untrusted: bool) -> tuple[int, int]:
     """(height, width) of an image, upright; `named` stands in what is said of an enormous one."""
-    with errors_name(image_path), PIL.Image.open(image_path, formats=IMAGE_FORMATS) as image:
+    with _opened(image_path) as image:
         if untrusted:
             refuse_size(named, height=image.height, width=image.width)
         return _upright_size(image)
@@ -71,7 +84,7 @@ def read_size(image_path: Path, named: Path, *, untrusted: bool) -> tuple[int, i
 
 def read_image(path: Path, size: tuple[int, int]) -> Image:
     """(H, W, C) uint8, upright as its EXIF orientation says."""
-    with errors_name(path), PIL.Image.open(path, formats=IMAGE_FORMATS) as image:
+    with _opened(path) as image:
         found = image.size[::-1]
         # Before it is decoded, as looking for a PNG's orientation does.
         if sorted(found) == sorted(size):

@@ -159,7 +159,9 @@ def test_random_resized_share_is_uniform_and_ratio_log_uniform_in_their_bounds()
 
 @pytest.mark.parametrize("random_resized", [True, False])
 def test_window_depends_on_the_generator_alone(random_resized):
-    augmentation = Augmentation(crop_size=16, short_side=20, random_resized=random_resized)
+    augmentation = Augmentation(
+        crop_size=16, short_side=20, crop="random_resized" if random_resized else "jitter"
+    )
 
     torch.manual_seed(0)
     first = augmentation.window(48, 64, generator=seeded(7))
