@@ -330,17 +330,3 @@ def test_a_densenet_file_of_old_names_loads(tmp_path: Path) -> None:
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     assert report.share == 1.0
     assert report.unused == ("classifier.weight", "classifier.bias")
-
-
-def test_a_published_file_of_resnet32_loads_by_its_names(tmp_path: Path) -> None:
-    # akamaster/pytorch_resnet_cifar10: saved from nn.DataParallel, under "state_dict".
-    model = recognizer("resnet32")
-    own = model.backbone.net.state_dict()  # type: ignore[attr-defined]
-    assert {"conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer3.4.bn2.bias"} <= set(own)
-    theirs = {f"module.{name}": torch.ones_like(value) for name, value in own.items()}
-    theirs |= {"module.linear.weight": torch.ones(10, 64), "module.linear.bias": torch.ones(10)}
-    torch.save({"state_dict": theirs}, tmp_path / "resnet32.th")
-
-    report = load_weights(model, tmp_path / "resnet32.th")
-
-    assert (report.share, report.unused) == (1.0, ("linear.weight", "linear.bias"))
