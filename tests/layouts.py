@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LayoutConversions(TorchDispatchMode):
-    """Within it, `found` collects every operator on 5-D tensors whose layouts differ.
+    """Within it, `found` collects every operator on 5-D or 4-D tensors whose layouts differ.
 
     Layouts are compared as orders of axes by stride; axes of size 1 and broadcast ones say nothing.
     A convolution of channels-first maps counts as well: it converts inside.
@@ -32,7 +32,8 @@ class LayoutConversions(TorchDispatchMode):
         call: Callable[..., Any] = func
         out = call(*args, **(kwargs or {}))
         seen = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
-        maps = [t for t in seen if t.ndim == 5]
+        ndim = max((t.ndim for t in seen), default=0)
+        maps = [t for t in seen if t.ndim == ndim and ndim in (4, 5)]
         if maps and not func.is_view:
             largest = max(maps, key=Tensor.numel)
             mixed = any(not _same_order(largest, other) for other in maps)
@@ -43,9 +44,10 @@ class LayoutConversions(TorchDispatchMode):
 
 
 def _same_order(one: Tensor, other: Tensor) -> bool:
-    axes = [i for i in range(5) if all(t.shape[i] > 1 and t.stride(i) for t in (one, other))]
+    axes = [i for i in range(one.ndim) if all(t.shape[i] > 1 and t.stride(i) for t in (one, other))]
     return sorted(axes, key=one.stride) == sorted(axes, key=other.stride)
 
 
 def _channels_last(maps: Tensor) -> bool:
-    return maps.is_contiguous(memory_format=torch.channels_last_3d) or maps.stride(1) == 1
+    layout = torch.channels_last_3d if maps.ndim == 5 else torch.channels_last
+    return maps.is_contiguous(memory_format=layout) or maps.stride(1) == 1

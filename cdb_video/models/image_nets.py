@@ -48,7 +48,7 @@ def option_a(maps: Tensor, channels: int) -> Tensor:
     """(N, C, H, W) -> (N, channels, ceil(H / 2), ceil(W / 2)): a shortcut without parameters.
 
     Every second pixel, with channels of zeros, half of them before and half behind (He et al., CVPR
-    2016, 3.3, option A, which says nothing of where).
+    2016, 3.3, option A, which does not say where; so does akamaster/pytorch_resnet_cifar10).
     """
     # `maps[:, :, ::2, ::2]` is the same, but its gradient is not channels last.
     halved = F.avg_pool2d(maps, kernel_size=1, stride=2)
@@ -88,7 +88,7 @@ def resnet32(*, num_frames: int, crop_size: int) -> ImageBackbone:
     """ResNet-32 for CIFAR (He et al., CVPR 2016, 4.2): 0.46 M parameters, 64 features.
 
     Three stages of five blocks, 16, 32 and 64 channels wide, shortcuts of option A. Parameters are
-    named as in akamaster/pytorch_resnet_cifar10, so its published files load.
+    named as torchvision names those of its ResNets.
     """
     require_clip("resnet32", num_frames=num_frames, crop_size=crop_size)
     layers: OrderedDict[str, nn.Module] = OrderedDict(

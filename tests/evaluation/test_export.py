@@ -151,6 +151,9 @@ def read_metadata(path: Path) -> object:
         pytest.param("r2plus1d_18", ".onnx", 4, 16, marks=needs_onnx),
         pytest.param("mvit_b", ".onnx", 4, 32, marks=needs_onnx),
         ("mvit_b", ".pt2", 4, 32),
+        pytest.param("resnet32", ".onnx", 1, 32, marks=needs_onnx),
+        ("resnet32", ".pt2", 1, 32),
+        ("lenet", ".pt2", 2, 28),
     ],
 )
 def test_scores_are_the_models(

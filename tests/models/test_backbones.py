@@ -36,6 +36,7 @@ PUBLISHED = {
     "resnext3d_101": 48.34,
 }
 OURS = ("r3d_10", "slowfast_tiny")
+IMAGES = ("lenet", "resnet10", "resnet32")  # tests/models/test_images.py
 
 # One clip that is quick on one core, with sizes no published recipe uses where the model allows.
 CLIPS = {
@@ -62,8 +63,20 @@ CLIPS = {
     "resnext3d_101": (5, 33),
     "r3d_10": (5, 33),
     "slowfast_tiny": (7, 33),
+    "lenet": (3, 33),
+    "resnet10": (3, 33),
+    "resnet32": (3, 33),
 }
-QUICK = ("r3d_10", "slowfast_tiny", "slowfast_r50", "x3d_s", "mc3_18", "swin3d_t", "mvit_b")
+QUICK = (
+    "r3d_10",
+    "slowfast_tiny",
+    "slowfast_r50",
+    "x3d_s",
+    "mc3_18",
+    "swin3d_t",
+    "mvit_b",
+    *IMAGES,
+)
 
 
 def build(name: str, num_frames: int, crop_size: int) -> nn.Module:
@@ -83,7 +96,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_the_tables_of_this_file_name_every_backbone():
-    assert sorted(BACKBONES) == sorted([*PUBLISHED, *OURS]) == sorted(CLIPS)
+    assert sorted(BACKBONES) == sorted([*PUBLISHED, *OURS, *IMAGES]) == sorted(CLIPS)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -161,6 +174,7 @@ def test_convolutional_ones_take_clips_they_were_not_built_for(name, num_frames,
 @pytest.mark.parametrize(
     ("name", "num_frames", "crop_size", "message"),
     [
+        ("lenet", 1, 27, r"clip\.crop_size: 27; lenet takes 28 or more"),
         ("s3d", 6, 64, r"clip\.num_frames: 6; s3d takes 7 or more"),
         ("s3d", 8, 31, r"clip\.crop_size: 31; s3d takes 32 or more"),
         ("c2d_r50", 1, 64, r"clip\.num_frames: 1; c2d_r50 takes 2 or more"),

@@ -66,10 +66,10 @@ class Breaks(nn.Module):
 def test_a_graph_that_breaks_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "eager")
     torch._dynamo.reset()
-    # Dynamo would keep a print for later.
-    monkeypatch.setattr(torch._dynamo.config, "reorderable_logging_functions", set())
+    # Dynamo would keep a print for later. (monkeypatch cannot take back what this module holds.)
+    prints_break = torch._dynamo.config.patch(reorderable_logging_functions=set())
 
-    with pytest.raises(ConfigError) as error:
+    with prints_break, pytest.raises(ConfigError) as error:
         CompiledModule(Breaks())(torch.zeros(1))
 
     message = str(error.value)

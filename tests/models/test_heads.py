@@ -119,10 +119,13 @@ def test_features_are_the_pool_of_the_tokens(
     torch.testing.assert_close(features, pooled, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("swin3d_t", 12), ("mvit_v2_s", 16), ("mvit_b", 16)])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("swin3d_t", 12), ("mvit_v2_s", 16), ("mvit_b", 16), ("convnext_tiny", 18)],
+)
 def test_drop_path_rises_from_the_first_block_to_the_last(name: str, blocks: int) -> None:
     with torch.device("meta"):
-        backbone = BACKBONES[name](num_frames=4, crop_size=64)
+        backbone = build_backbone(name, num_frames=4, crop_size=64)
     assert isinstance(backbone, nn.Module)
 
     set_drop_path(backbone, 0.3, name=name)
@@ -131,14 +134,15 @@ def test_drop_path_rises_from_the_first_block_to_the_last(name: str, blocks: int
     assert rates == pytest.approx([0.3 * i / (blocks - 1) for i in range(blocks)])
 
 
-def test_drop_path_of_a_convolutional_network_is_refused() -> None:
-    backbone = BACKBONES["r3d_10"](num_frames=4, crop_size=16)
+@pytest.mark.parametrize("name", ["r3d_10", "resnet32"])
+def test_drop_path_of_a_convolutional_network_is_refused(name: str) -> None:
+    backbone = BACKBONES[name](num_frames=4, crop_size=16)
     assert isinstance(backbone, nn.Module)
 
     with pytest.raises(
-        ConfigError, match=r"^model\.drop_path: 0\.1; r3d_10 has no residual blocks"
+        ConfigError, match=rf"^model\.drop_path: 0\.1; {name} has no residual blocks"
     ):
-        set_drop_path(backbone, 0.1, name="r3d_10")
+        set_drop_path(backbone, 0.1, name=name)
 
 
 def test_saved_features_are_a_backbone_that_changes_nothing() -> None:

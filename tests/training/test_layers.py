@@ -72,6 +72,8 @@ def test_rates_fall_from_the_heads_to_the_input() -> None:
         ("r3d_10", 5, "stem.0.weight", "layer4.conv2.weight"),
         # Its patches, the class token's positions, 16 blocks and a norm.
         ("mvit_v2_s", 19, "conv_proj.weight", "norm.weight"),
+        # Its first convolution, its norm and fifteen blocks.
+        ("resnet32", 17, "conv1.weight", "layer3.4.bn2.bias"),
         ("slowfast_r50", 5, "blocks.0.multipathway_blocks.1.conv.weight", None),
     ],
 )
@@ -84,7 +86,7 @@ def test_backbones_of_each_kind(backbone: str, layers: int, first: str, last: st
     assert last is None or found[f"net.{last}"] == layers - 1
 
 
-@pytest.mark.parametrize("backbone", ["slowfast_tiny", "r3d_10"])
+@pytest.mark.parametrize("backbone", ["slowfast_tiny", "r3d_10", "resnet32", "lenet"])
 def test_every_parameter_of_a_backbone_has_a_layer(backbone: str) -> None:
     with torch.device("meta"):
         module = BACKBONES[backbone](num_frames=16, crop_size=64)

@@ -44,6 +44,9 @@ def two_threads() -> Iterator[None]:
     ("backbone", "precision"),
     [
         ("slowfast_tiny", "fp32"),
+        ("resnet32", "fp32"),
+        pytest.param("lenet", "fp32", marks=pytest.mark.slow),
+        pytest.param("resnet10", "fp32", marks=pytest.mark.slow),
         pytest.param("slowfast_tiny", "bf16", marks=pytest.mark.slow),
         pytest.param("slowfast_r50", "fp32", marks=pytest.mark.slow),
     ],
@@ -67,6 +70,12 @@ def test_a_conversion_is_found() -> None:
         maps.contiguous(memory_format=torch.channels_last_3d)
         torch.nn.functional.conv3d(maps, torch.zeros(2, 3, 1, 1, 1))
         maps + maps
+
+    assert len(conversions.found) == 2
+
+    with LayoutConversions() as conversions:
+        images = maps[:, :, 0].contiguous(memory_format=torch.channels_last)
+        images[:, :, ::2, ::2] + torch.zeros(2, 3, 3, 3)
 
     assert len(conversions.found) == 2
 

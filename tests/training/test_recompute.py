@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from cdb_video.errors import ConfigError
 from cdb_video.models.backbones import BACKBONES
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.training.recompute import recompute_blocks
@@ -45,6 +46,7 @@ def step(model: Recognizer, clips: Tensor) -> int:
     "backbone",
     [
         "slowfast_tiny",
+        "resnet32",
         pytest.param("slowfast_r50", marks=pytest.mark.slow),
         pytest.param("mvit_v2_s", marks=pytest.mark.slow),
     ],
@@ -75,6 +77,13 @@ def test_blocks_are_the_innermost_ones() -> None:
 
     expected = [f"net.{chain}.{i}" for chain in ("slow", "fast", "lateral") for i in range(3)]
     assert sorted(blocks) == sorted(expected)
+
+
+def test_a_backbone_without_blocks_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model\.grad_checkpointing=true: .* no chain of blocks"
+    ):
+        pair("lenet")
 
 
 def test_evaluation_and_a_copy_of_the_model_work_as_before() -> None:
