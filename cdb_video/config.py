@@ -5,9 +5,10 @@ A field's description stands under it. `config_file` reads them from YAML and wr
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 BaseLossName = Literal[
     "cross_entropy",
@@ -77,6 +78,14 @@ Subject = Annotated[str, Field(coerce_numbers_to_str=True)]
 Text = Subject
 
 
+def section_in(field: FieldInfo) -> type[Section] | None:
+    """The section that a field is, or is if it is not null; None: it is none."""
+    for choice in (field.annotation, *get_args(field.annotation)):
+        if isinstance(choice, type) and issubclass(choice, Section):
+            return choice
+    return None
+
+
 class RunConfig(Section):
     """Where a run lives, and its seed."""
 
@@ -92,7 +101,8 @@ class RunConfig(Section):
 
 
 class LongTailConfig(Section):
-    """A long tail made of a balanced image data set: one of `imbalance` and `majority_share`."""
+    """A long tail made of a balanced image data set, by one of `imbalance` and `majority_share`;
+    `data.long_tail: null`, the default, keeps all of the training split."""
 
     imbalance: Annotated[Number, Field(ge=1)] | None = None
     """Images of the first class over those of the last; the classes between fall exponentially, as
@@ -111,7 +121,10 @@ class LongTailConfig(Section):
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if (self.imbalance is None) == (self.majority_share is None):
-            raise ValueError("give one of imbalance and majority_share")
+            raise ValueError(
+                f"imbalance={self.imbalance} with majority_share={self.majority_share}: give one "
+                "of the two"
+            )
         return self
 
 
@@ -139,7 +152,7 @@ class DataConfig(Section):
     """images: so many of each training class, the last in the files' order, leave training and are
     the split `val`: the balanced set that CDB's code measures difficulty on. Before the tail."""
     long_tail: LongTailConfig | None = None
-    """images: the tail that is made of the training split; null: all of it."""
+    """images: see data.long_tail.*"""
     group_pattern: str | None = None
     """folder: regular expression with one group, found in a file's name without the suffix, such
     as `^(P\\d+)`: what it finds is the recording, and a draw keeps a recording in one split."""
@@ -293,7 +306,8 @@ class ModelConfig(Section):
 
     backbone: str = "slowfast_r50"
     """A name of docs/backbones.md; `hf:` and a folder or hub id, such as
-    `hf:facebook/vjepa2-vitl-fpc64-256`; or features, with data.format features."""
+    `hf:facebook/vjepa2-vitl-fpc64-256`; an image network of torchvision, such as resnet50; or
+    features, with data.format features."""
     heads: tuple[str, ...] | None = None
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
     head_type: Literal["linear", "cosine", "attentive"] = "linear"

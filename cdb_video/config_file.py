@@ -6,12 +6,12 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cdb_video.config import Config
+from cdb_video.config import Config, section_in
 from cdb_video.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -176,7 +176,7 @@ def _takes_text(key: str) -> bool:
     annotation: Any = Config
     for part in key.split("."):
         field = getattr(annotation, "model_fields", {}).get(part)
-        annotation = field.annotation if field else None
+        annotation = (section_in(field) or field.annotation) if field else None
     return annotation is str or str in get_args(annotation)
 
 
@@ -216,7 +216,7 @@ def _hint(location: Sequence[int | str]) -> str:
     *sections, last = map(str, location)
     model: Any = Config
     for section in sections:
-        model = model.model_fields[section].annotation
+        model = section_in(model.model_fields[section])
     close = difflib.get_close_matches(last, model.model_fields, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
@@ -229,6 +229,6 @@ def _hint(location: Sequence[int | str]) -> str:
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
-        inner = field.annotation
-        if isinstance(inner, type) and get_origin(inner) is None and issubclass(inner, BaseModel):
+        inner = section_in(field)
+        if inner is not None:
             yield from _all_keys(inner, f"{prefix}{name}.")

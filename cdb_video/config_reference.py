@@ -7,6 +7,7 @@ tests/test_pages.py compares the two.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cdb_video.config import Config
+from cdb_video.config import Config, section_in
 
 HEADER = """\
 # Configuration
@@ -51,10 +52,10 @@ def config_reference() -> str:
         rows = [
             _row(f"{name}.{key}", field)
             for key, field in section.model_fields.items()
-            if not _is_section(field)
+            if section_in(field) is None
         ]
         parts.append(
-            f"\n## {name}\n\n{section.__doc__}\n\n"
+            f"\n## {name}\n\n{inspect.cleandoc(section.__doc__ or '')}\n\n"
             "| key | value | default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
         )
     return "".join(parts)
@@ -63,14 +64,10 @@ def config_reference() -> str:
 def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """Dotted name -> model of every section, a section's own sections after it."""
     for key, field in model.model_fields.items():
-        if _is_section(field):
-            inner: Any = field.annotation
+        inner = section_in(field)
+        if inner is not None:
             yield f"{prefix}{key}", inner
             yield from _sections(inner, f"{prefix}{key}.")
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _row(key: str, field: FieldInfo) -> str:

@@ -89,9 +89,9 @@ def _divide(
     val_per_class: int,
     seed: int | None,
 ) -> dict[str, list[VideoRecord]]:
-    by_class: dict[int, list[int]] = {index: [] for index in range(len(names))}
+    by_class: dict[str, list[int]] = {name: [] for name in names}
     for i, record in enumerate(records):
-        by_class[record.labels["label"]].append(i)
+        by_class[names[record.labels["label"]]].append(i)
     chosen = divide(by_class, tail=tail, val_per_class=val_per_class, seed=seed)
     return {name: [records[i] for i in images] for name, images in chosen.items()}
 

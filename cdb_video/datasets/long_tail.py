@@ -69,7 +69,7 @@ def two_class_counts(num_images: int, *, majority_share: float) -> list[int]:
 
 
 def divide(
-    by_class: Mapping[int, Sequence[int]],
+    by_class: Mapping[str, Sequence[int]],
     *,
     tail: LongTail | None,
     val_per_class: int,
@@ -82,7 +82,7 @@ def divide(
     of `by_class`, whose first is to be the most frequent.
 
     Args:
-        by_class: class -> its images, as numbers in the file's order.
+        by_class: class name -> its images, as numbers in the file's order.
         tail: None keeps all of the rest.
         val_per_class: images of each class.
         seed: None: in the file's order, as CDB's code has it.
@@ -91,10 +91,11 @@ def divide(
         DataError: a class has too few.
     """
     rest, val = [], []
-    for index, images in by_class.items():
+    for name, images in by_class.items():
         if len(images) <= val_per_class:
             raise DataError(
-                f"data.val_per_class={val_per_class}: class {index} has {len(images)} images"
+                f"data.val_per_class={val_per_class}: class {name!r} has {len(images)} images, and "
+                "one at least is to be trained on"
             )
         ordered = list(images)
         if seed is not None:

@@ -53,7 +53,7 @@ def test_a_class_never_vanishes() -> None:
 
 
 def test_in_the_files_order_the_last_are_held_out_and_the_first_are_kept() -> None:
-    by_class = {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7, 9]}
+    by_class = {"a": [0, 2, 4, 6, 8], "b": [1, 3, 5, 7, 9]}
     # 3 of each are left: 3 and int(3 / 3) = 1.
     found = divide(by_class, tail=LongTail(imbalance=3), val_per_class=2, seed=None)
 
@@ -61,7 +61,7 @@ def test_in_the_files_order_the_last_are_held_out_and_the_first_are_kept() -> No
 
 
 def test_a_seed_draws_them_and_another_draws_others_with_the_same_counts() -> None:
-    by_class = {0: list(range(50)), 1: list(range(50, 100))}
+    by_class = {"a": list(range(50)), "b": list(range(50, 100))}
 
     def drawn(seed: int) -> dict[str, list[int]]:
         return divide(by_class, tail=LongTail(imbalance=10), val_per_class=5, seed=seed)
@@ -76,8 +76,8 @@ def test_a_seed_draws_them_and_another_draws_others_with_the_same_counts() -> No
 
 
 def test_too_few_images_are_named() -> None:
-    with pytest.raises(DataError, match="val_per_class=3: class 1 has 3 images"):
-        divide({0: range(9), 1: range(3)}, tail=None, val_per_class=3, seed=None)
+    with pytest.raises(DataError, match="val_per_class=3: class 'b' has 3 images"):
+        divide({"a": range(9), "b": range(3)}, tail=None, val_per_class=3, seed=None)
     two = LongTail(majority_share=0.9, num_images=100)
     with pytest.raises(DataError, match="num_images=100: 90 images of the first class, of which"):
         two.counts([80, 80])
