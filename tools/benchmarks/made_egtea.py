@@ -3,9 +3,10 @@
     python tools/benchmarks/made_egtea.py action_annotation EGTEA-made --clips-per-verb 2
 
 A few clips of each verb are taken from the official lists of split 1, as many of the subjects that
-the paper holds out, of the others, and of the test list, and written where the official cut has
-them, 640x480 at 24 frames a second and as long as their names say. The lists beside them keep the
-lines of these clips. What trains on the folder trains on the real one: only `data.root` differs.
+the paper holds out (and one of each of these at least), of the others, and of the test list. They
+are written where the official cut has them, 640x480 at 24 frames a second and as long as their
+names say, and the lists beside them keep their lines. What trains on the folder trains on the real
+one: only `data.root` differs.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def make_egtea(annotations: Path, root: Path, *, clips_per_verb: int) -> list[Pa
             `{train,test}_split1.txt`; other splits are copied too, where they are.
         root: a folder that is not there yet.
         clips_per_verb: the first so many of each verb in the list, for training, validation (the
-            subjects of `HELD_OUT`) and test each; fewer where the lists have fewer.
+            subjects of `HELD_OUT`) and test each, fewer where the lists have fewer; and the first
+            of each subject in `HELD_OUT`, none of whom a recipe may miss.
 
     Raises:
         DataError: `root` is there; lists that cannot be read.
@@ -88,15 +90,21 @@ def make_egtea(annotations: Path, root: Path, *, clips_per_verb: int) -> list[Pa
 
 
 def choose_clips(annotations: Path, clips_per_verb: int) -> list[VideoRecord]:
-    """The first clips of each verb among the held-out subjects, the others, and the test list."""
+    """The first of each verb among the held-out subjects, the others, and the test list.
+
+    The first clip of every held-out subject comes on top, where it is not among them.
+    """
     chosen: dict[tuple[str, bool, int], list[VideoRecord]] = defaultdict(list)
+    missing = set(HELD_OUT)
     for split in ("train_split1", "test_split1"):
         listed = read_split(annotations, format="egtea", split=split, check_files=False)
         for record in listed.records:
-            held_out = split == "train_split1" and record.metadata["subject"] in HELD_OUT
+            subject = record.metadata["subject"]
+            held_out = split == "train_split1" and subject in HELD_OUT
             group = chosen[split, held_out, record.labels["verb"]]
-            if len(group) < clips_per_verb:
+            if len(group) < clips_per_verb or (held_out and subject in missing):
                 group.append(record)
+                missing.discard(subject)
     return [record for group in chosen.values() for record in group]
 
 
