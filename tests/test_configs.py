@@ -35,7 +35,7 @@ def architecture_of(backbone: str) -> dict[str, Any] | None:
 
 
 def test_all_recipes_are_found() -> None:
-    assert len(RECIPES) == 11
+    assert len(RECIPES) == 15
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -93,16 +93,40 @@ def test_the_paper_recipe_is_the_papers_setup() -> None:
         (0.6,),
         0.1,
     )
-    assert config.train.global_batch_size == 16
+    assert (config.train.global_batch_size, config.train.micro_batch_size) == (16, 8)
+    assert config.train.precision == "fp32"
     assert config.data.hold_out_subjects == tuple(f"P{i}" for i in range(20, 27))
     assert config.loss.tau == "dynamic"
 
 
-def test_the_control_differs_from_the_cdb_recipe_in_the_loss_alone() -> None:
-    cdb, control = (
-        load_config(ROOT / f"configs/egtea/slowfast_r50_verb_noun_action_{name}.yaml").model_dump()
-        for name in ("cdb", "ce")
+@pytest.mark.parametrize(
+    ("recipe", "control"),
+    [
+        ("slowfast_r50_verb_noun_action_cdb", "slowfast_r50_verb_noun_action_ce"),
+        ("slowfast_r50_actions_full_cdb", "slowfast_r50_actions_full_ce"),
+        ("paper_verbs_resnext101_cdb", "paper_verbs_resnext101_ce"),
+        ("paper_verbs_resnext101_cdb", "paper_verbs_resnext101_focal"),
+    ],
+)
+def test_the_control_differs_from_the_cdb_recipe_in_the_loss_alone(
+    recipe: str, control: str
+) -> None:
+    cdb, other = (
+        load_config(ROOT / f"configs/egtea/{name}.yaml").model_dump() for name in (recipe, control)
     )
 
-    assert cdb.pop("loss") != control.pop("loss")
-    assert cdb == control
+    assert cdb.pop("loss") != other.pop("loss")
+    assert cdb == other
+
+
+def test_the_papers_focal_loss_is_that_of_its_released_code() -> None:
+    loss = load_config(ROOT / "configs/egtea/paper_verbs_resnext101_focal.yaml").loss
+
+    assert (loss.name, loss.options) == ("focal", {"gamma": 1})
+
+
+def test_full_training_holds_nothing_out() -> None:
+    config = load_config(ROOT / "configs/egtea/slowfast_r50_actions_full_cdb.yaml")
+
+    assert (config.data.val_split, config.data.hold_out_subjects) == (None, ())
+    assert config.loss.difficulty.source == "crossfit"
