@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def architecture_of(backbone: str) -> dict[str, Any] | None:
 
 
 def test_all_recipes_are_found() -> None:
-    assert len(RECIPES) == 15
+    assert len(RECIPES) == 25
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -102,17 +103,22 @@ def test_the_paper_recipe_is_the_papers_setup() -> None:
 @pytest.mark.parametrize(
     ("recipe", "control"),
     [
-        ("slowfast_r50_verb_noun_action_cdb", "slowfast_r50_verb_noun_action_ce"),
-        ("slowfast_r50_actions_full_cdb", "slowfast_r50_actions_full_ce"),
-        ("paper_verbs_resnext101_cdb", "paper_verbs_resnext101_ce"),
-        ("paper_verbs_resnext101_cdb", "paper_verbs_resnext101_focal"),
+        ("egtea/slowfast_r50_verb_noun_action_cdb", "egtea/slowfast_r50_verb_noun_action_ce"),
+        ("egtea/slowfast_r50_actions_full_cdb", "egtea/slowfast_r50_actions_full_ce"),
+        ("egtea/paper_verbs_resnext101_cdb", "egtea/paper_verbs_resnext101_ce"),
+        ("egtea/paper_verbs_resnext101_cdb", "egtea/paper_verbs_resnext101_focal"),
+        ("images/mnist_4v9_cdb", "images/mnist_4v9_ce"),
+        ("images/fashion_mnist_lt_cdb", "images/fashion_mnist_lt_ce"),
+        ("images/cifar10_lt_cdb", "images/cifar10_lt_ce"),
+        ("images/cifar100_lt_cdb", "images/cifar100_lt_ce"),
+        ("images/imagenet_lt_cdb", "images/imagenet_lt_ce"),
     ],
 )
 def test_the_control_differs_from_the_cdb_recipe_in_the_loss_alone(
     recipe: str, control: str
 ) -> None:
     cdb, other = (
-        load_config(ROOT / f"configs/egtea/{name}.yaml").model_dump() for name in (recipe, control)
+        load_config(ROOT / f"configs/{name}.yaml").model_dump() for name in (recipe, control)
     )
 
     assert cdb.pop("loss") != other.pop("loss")
@@ -123,6 +129,22 @@ def test_the_papers_focal_loss_is_that_of_its_released_code() -> None:
     loss = load_config(ROOT / "configs/egtea/paper_verbs_resnext101_focal.yaml").loss
 
     assert (loss.name, loss.options) == ("focal", {"gamma": 1})
+
+
+def test_the_cifar_100_recipe_is_the_released_codes_setup() -> None:
+    config = load_config(ROOT / "configs/images/cifar100_lt_cdb.yaml")
+
+    # 25 of 500 images a class held out, 240 epochs of 32 images, SGD 0.1 with momentum 0.9, falls
+    # by 100 at 160 and 210, weight decay 5e-4, crops of the image padded by 4.
+    assert (config.data.val_per_class, config.data.long_tail.imbalance) == (25, 100)  # type: ignore[union-attr]
+    assert (config.train.epochs, config.train.global_batch_size) == (240, 32)
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 5e-4)
+    # 10,302 images are 321 steps: the fall comes before the first step of the epoch.
+    falls = [math.ceil(share * 240 * 321) / 321 for share in config.optim.step_at]
+    assert falls == [160, 210]
+    assert config.optim.step_factor == 0.01
+    assert (config.augment.crop, config.augment.padding, config.augment.flip) == ("pad", 4, True)
+    assert config.model.backbone == "resnet32"
 
 
 def test_full_training_holds_nothing_out() -> None:

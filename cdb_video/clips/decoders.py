@@ -13,11 +13,10 @@ import torch
 
 from cdb_video.clips.base import BaseDecoder, Image, VideoDecoder, Window, cut, errors_name
 from cdb_video.clips.child import ChildDecoder
-from cdb_video.clips.images import ImageDecoder, PackedDecoder, read_image, read_size
+from cdb_video.clips.images import is_image, open_image, read_image, read_size
 from cdb_video.clips.index import FrameIndex, open_container, packet_index
 from cdb_video.clips.index_folder import IndexFolder
 from cdb_video.clips.pyav import PyavDecoder
-from cdb_video.datasets.image_files import is_packed
 from cdb_video.datasets.images import IMAGE_SUFFIXES
 from cdb_video.errors import DecodeError
 
@@ -80,10 +79,8 @@ def _open_here(
     if decoder == "frames":
         return FolderDecoder(path, fps=fps, untrusted=untrusted)
     _check_file(path, fps)
-    if is_packed(path):
-        return PackedDecoder(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageDecoder(path, untrusted=untrusted)
+    if is_image(path):
+        return open_image(path, untrusted=untrusted)
     if decoder == "pyav":
         return PyavDecoder(path, index_folder=index_folder, untrusted=untrusted)
     return _OTHER_DECODERS[decoder](path)

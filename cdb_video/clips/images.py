@@ -15,13 +15,24 @@ import torch
 
 from cdb_video.clips.base import BaseDecoder, Image, Window, cut, errors_name
 from cdb_video.clips.untrusted import refuse_size
-from cdb_video.datasets.image_files import read_pixels
+from cdb_video.datasets.image_files import is_packed, read_pixels
+from cdb_video.datasets.images import IMAGE_SUFFIXES
 from cdb_video.errors import DataError, DecodeError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 """Whatever a name says: Pillow reads others too, one of them by starting a program."""
 A_SECOND = 1.0
 """Images are shown one a second: image i of a file from second i to i + 1."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file, by its name, is an image, or holds many."""
+    return is_packed(path) or path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def open_image(path: Path, *, untrusted: bool = False) -> ImageDecoder | PackedDecoder:
+    """An image, or a file of many, by its name."""
+    return PackedDecoder(path) if is_packed(path) else ImageDecoder(path, untrusted=untrusted)
 
 
 class ImageDecoder(BaseDecoder):

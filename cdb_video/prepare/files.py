@@ -16,6 +16,7 @@ from torch import Tensor
 from cdb_video.clips.base import VideoDecoder, errors_name
 from cdb_video.clips.child import limit_process
 from cdb_video.clips.dataset import ClipSampler, RecordOpener, open_record, sample_generator
+from cdb_video.clips.images import is_image
 from cdb_video.clips.index import open_container
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
@@ -196,7 +197,7 @@ def _check_header(file: VideoFile, video: VideoDecoder, *, untrusted: bool) -> I
 
     A file without an index that was cut between two packets reads well: only the header tells.
     """
-    if not file.path.is_file():
+    if not file.path.is_file() or is_image(file.path):
         return
     container, stream = open_container(file.path, untrusted=untrusted)
     with container:

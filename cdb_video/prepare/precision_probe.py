@@ -25,8 +25,9 @@ LARGEST_ERROR = 0.02
 """Of a result, as a share of its length; rounding to bf16 is 0.003, a wrong kernel 0.1 and more."""
 SLOW = 1.2
 """Times fp32's time, over all layers, from which on a user is told."""
-CPU_CLIPS = 1
-"""Clips of the probe on a CPU; on a GPU the batch is training's, as cuDNN chooses by it."""
+CPU_PIXELS = 2**17
+"""Of the probe's clips on a CPU, together, but one clip at least: a single small image would say
+nothing of the speed. On a GPU the batch is training's, as cuDNN chooses by it."""
 DIRTY_SIZES = [4**n for n in range(4, 11)]
 """Numbers in each of the pieces of memory that are filled with NaN and given back: 1 kB to 4 MB."""
 GRADIENT = 1 / 16
@@ -93,7 +94,9 @@ def probed_precision(
     precision = choose_precision(name, device)
     if precision == "fp32" and device.type != "cuda":  # there TF32
         return precision
-    shape = (clips if device.type == "cuda" else min(clips, CPU_CLIPS), 3, num_frames)
+    if device.type != "cuda":
+        clips = max(1, min(clips, CPU_PIXELS // (num_frames * crop_size**2)))
+    shape = (clips, 3, num_frames)
     layers = conv_layers(model, (*shape, crop_size, crop_size))
     found = [probe(layer, device, precision, backward=backward) for layer in layers]
     if device.type == "cuda":

@@ -20,6 +20,8 @@ from cdb_video.datasets.annotations import Split
 from cdb_video.datasets.image_files import read_pixels
 from cdb_video.datasets.readers import read_split
 from cdb_video.errors import DecodeError
+from cdb_video.prepare.files import FileCheck, VideoFile
+from cdb_video.prepare.findings import Finding
 from tests.image_files import write_image, write_mnist
 
 SIDE = 16
@@ -230,3 +232,23 @@ def test_a_padded_crop_of_a_decoded_clip_is_the_centre_and_a_shift() -> None:
     assert stacked.shape == (200, 2)
     # 200 draws of 7 numbers: each is left out with a chance of (6/7)^200 = 4e-14.
     assert sorted(set(stacked[:, 0].tolist())) == list(range(-3, 4))
+
+
+@pytest.mark.parametrize("name", ["a.png", "packed"])
+def test_the_doctor_finds_nothing_in_sound_images_and_names_damaged_ones(
+    tmp_path: Path, mnist: Split, name: str
+) -> None:
+    check = FileCheck(ClipSampler(num_frames=1, stride=1))
+    if name == "packed":
+        file = VideoFile(mnist.records[0].path, tuple(("train", r) for r in mnist.records))
+    else:
+        path = write_image(tmp_path / name, np.zeros((99, 99), np.uint8))
+        file = VideoFile(path, (("train", replace(mnist.records[0], path=path, start_s=None)),))
+
+    assert not [probe for probe in check(file) if isinstance(probe, Finding)]
+
+    content = file.path.read_bytes()
+    file.path.write_bytes(content[: len(content) // 2])
+    [finding] = [probe for probe in check(file) if isinstance(probe, Finding)]
+    assert finding.kind in {"unreadable", "damaged"}
+    assert finding.where.startswith(str(file.path))

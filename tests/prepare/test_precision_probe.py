@@ -90,7 +90,7 @@ def test_a_wrong_weight_gradient_is_refused_by_name() -> None:
     assert message.startswith(
         "train.precision=bf16: bf16 on the CPU is wrong here: weight gradient"
     )
-    assert "backbone.net.1 (input 1x4x3x8x8)" in message
+    assert "backbone.net.1 (input 2x4x3x8x8)" in message
     assert f"torch {torch.__version__}" in message
     assert "use train.precision=fp32" in message
     assert "\n" not in message
