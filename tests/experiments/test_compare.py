@@ -14,7 +14,7 @@ from cdb_video.errors import ConfigError, RunError
 from cdb_video.experiments.compare import (
     CONTROL,
     Plan,
-    _read_data,
+    _DataReader,
     finished,
     make_plan,
     run_cells,
@@ -223,7 +223,8 @@ def test_arms_with_other_clips_do_not_share_decoded_frames(tiny_data: Path, tmp_
     arms = ["large=clip.short_side=24 clip.crop_size=24 loss.name=cross_entropy"]
     plan = plan_of(path, losses=["cross_entropy", "focal"], arms=arms, num_seeds=1)
 
-    small, focal, large = _read_data(plan, ONE_PROCESS)
+    reader = _DataReader(ONE_PROCESS)
+    small, focal, large = (reader.read(plan.configs[arm.name, 0]) for arm in plan.arms)
 
     assert small.memory is focal.memory
     assert small.memory is not large.memory

@@ -55,7 +55,10 @@ def test_help_has_an_example_and_fits_a_terminal(
         ("configs/finetun.yaml", "configs/finetune.yaml"),
         ("finetune", "configs/finetune.yaml"),
         ("small_cpu.yaml", "configs/small_cpu.yaml"),
-        ("configs/egtea/paper_verbs_resnext101.yaml", "paper_verbs_resnext101_cdb.yaml"),
+        (
+            "configs/egtea/vjepa2_probe_verb_noun_action.yaml",
+            "vjepa2_probe_verb_noun_action_cdb.yaml",
+        ),
         ("nowhere.yaml", None),
     ],
 )
