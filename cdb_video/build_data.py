@@ -15,6 +15,7 @@ from cdb_video.build_clips import DEMO_ROOTS, Memory, cache_dir, clip_memory
 from cdb_video.clips.features import feature_shape
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
+from cdb_video.datasets.image_files import is_packed
 from cdb_video.datasets.long_tail import LongTail
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks, local_world_size
@@ -115,6 +116,11 @@ def read_data(
     )
     _check_roles(found)
     _check_heads(config, found)
+    if data.untrusted and not data.in_memory and is_packed(train.records[0].path):
+        raise ConfigError(
+            "data.untrusted=true with data.in_memory=false: every image would be read in a process "
+            "of its own out of a file of all; use data.in_memory=true"
+        )
     return found
 
 

@@ -74,8 +74,8 @@ Magnitude = Annotated[int, Field(ge=0, le=30, strict=True)]
 
 # People are often numbered: 20 is the subject "20".
 Subject = Annotated[str, Field(coerce_numbers_to_str=True)]
-# So are digits.
-Text = Subject
+# Classes often are: "4" and "9".
+ClassName = Subject
 
 
 def section_in(field: FieldInfo) -> type[Section] | None:
@@ -111,7 +111,7 @@ class LongTailConfig(Section):
     """Of two classes: the share of the first."""
     num_images: PositiveInt = 5000
     """majority_share: training images in all."""
-    classes: tuple[Text, ...] | None = None
+    classes: tuple[ClassName, ...] | None = None
     """Classes to keep, in every split, the most frequent first; null: all, in the data's order."""
     draw: Literal["first", "random"] = "first"
     """Which images are kept, and which are data.val_per_class. first: by their order in the files,
@@ -125,6 +125,8 @@ class LongTailConfig(Section):
                 f"imbalance={self.imbalance} with majority_share={self.majority_share}: give one "
                 "of the two"
             )
+        if self.classes is not None and len(set(self.classes)) < max(len(self.classes), 2):
+            raise ValueError(f"classes={list(self.classes)}: name two or more, each of them once")
         return self
 
 
@@ -552,6 +554,8 @@ class Config(Section):
             if given:
                 raise ValueError(f"data.{given}: is for data.format=images, got {data.format}")
             return
+        if data.pixels == "yuv":
+            raise ValueError("data.pixels=yuv: is for video; images are RGB")
         if self.clip.num_frames != 1:
             raise ValueError(
                 f"clip.num_frames={self.clip.num_frames}: an image is a clip of 1 frame"

@@ -45,6 +45,7 @@ def main() -> None:
     videos = find_given(
         arguments.videos,
         frames=arguments.fps is not None,
+        images=run.config.data.format == "images",
         untrusted=run.config.data.untrusted,
     )
     check_targets(arguments, videos)

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from cdb_video.clips.batch import Appearance, Batch, Skipped
 from cdb_video.clips.dataset import RecordOpener, sample_generator
+from cdb_video.clips.images import forget_packed
 from cdb_video.clips.memory import LARGEST_SHARE
 from cdb_video.clips.transforms import Augmentation, EvaluationCrops, crop
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.distributed import local_world_size
 from cdb_video.errors import ConfigError
 
+DRAWS = 6
+"""Numbers that are drawn for an image: mirror, three of colour, two of its shift."""
 Plan = Sequence[Sequence[Any]]
 
 
@@ -62,19 +65,24 @@ class ImageMemory:
                 by_path.setdefault(record.path, []).append(record)
         number = sum(map(len, by_path.values()))
         self._refuse_too_many(number)
-        made = self._pixels.new_empty(number, *self._pixels.shape[1:])
-        place = 0
+        pixels = self._pixels.new_empty(len(self) + number, *self._pixels.shape[1:])
+        pixels[: len(self)] = self._pixels
+        rows: dict[tuple[Path, float], int] = {}
+        place = len(self)
         # Threads: Pillow decodes beside Python.
         with ThreadPoolExecutor(max_workers=max(1, num_workers)) as pool:
-            for of_path, pixels in zip(
+            for of_path, decoded in zip(
                 by_path.values(), pool.map(self._decode, by_path.values()), strict=True
             ):
-                made[place : place + len(of_path)] = pixels
+                pixels[place : place + len(of_path)] = decoded
                 for record in of_path:
-                    self._rows[_key(record)] = len(self._pixels) + place
+                    rows[_key(record)] = place
                     place += 1
                     progress()
-        self._pixels = torch.cat([self._pixels, made])
+        # All or nothing: a file that does not decode leaves the memory as it was.
+        self._pixels = pixels
+        self._rows |= rows
+        forget_packed()
 
     def rows(self, records: Sequence[VideoRecord]) -> Tensor:
         """(len(records),) where the images are; what is not kept yet is decoded now."""
@@ -95,7 +103,8 @@ class ImageMemory:
     def _refuse_too_many(self, number: int) -> None:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         limit = LARGEST_SHARE * machine / local_world_size()
-        needed = (len(self) + number) * self._pixels.shape[1:].numel()
+        # What is kept already is copied.
+        needed = (2 * len(self) + number) * self._pixels.shape[1:].numel()
         if needed > limit:
             raise ConfigError(
                 f"data.in_memory=true: {len(self) + number} images take {needed / 1e9:.0f} GB, and "
@@ -138,8 +147,7 @@ class ImageClips:
         self._labels = {head: torch.tensor([r.labels[head] for r in records]) for head in heads}
         self._rows: Tensor | None = None
         self._may_flip = _may_flip(records, augmentation)
-        # An epoch's draws, and those of its repeats where classes are drawn.
-        self._draws = lru_cache(maxsize=16)(self._draw)
+        self._draws = lru_cache(maxsize=2)(self._draw)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -188,12 +196,11 @@ class ImageClips:
     def _appearance(self, keys: list[tuple[int, ...]], indices: Tensor) -> Appearance:
         augmentation = self.augmentation
         assert augmentation is not None  # noqa: S101 - of training
-        drawn = torch.empty(len(keys), 6)
-        by_table: dict[tuple[int, ...], list[int]] = {}
-        for place, (epoch, _, *repeat) in enumerate(keys):
-            by_table.setdefault((epoch, *repeat), []).append(place)
-        for table, places in by_table.items():
-            drawn[places] = self._draws(*table)[indices[places]]
+        # One epoch a batch. Where classes are drawn, the few repeats are drawn one by one.
+        drawn = self._draws(keys[0][0])[indices]
+        for place, key in enumerate(keys):
+            if len(key) == 3:
+                drawn[place] = torch.rand(DRAWS, generator=sample_generator(self.seed, *key))
         padding = augmentation.padding
         return Appearance(
             flip=(drawn[:, 0] < 0.5) & self._may_flip[indices],
@@ -201,10 +208,9 @@ class ImageClips:
             shift=(drawn[:, 4:] * (2 * padding + 1)).long() - padding,
         )
 
-    def _draw(self, *table: int) -> Tensor:
-        """(len(self), 6) in [0, 1), of (epoch,) or (epoch, repeat): one draw for all images."""
-        generator = sample_generator(self.seed, *table)
-        return torch.rand(len(self), 6, generator=generator)
+    def _draw(self, epoch: int) -> Tensor:
+        """(len(self), DRAWS) in [0, 1): an epoch's, for all images at once."""
+        return torch.rand(len(self), DRAWS, generator=sample_generator(self.seed, epoch))
 
 
 def _may_flip(records: Sequence[VideoRecord], augmentation: Augmentation | None) -> Tensor:

@@ -85,6 +85,11 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
             yield image
 
 
+def forget_packed() -> None:
+    """Give the memory of packed files back that were read."""
+    _read.cache_clear()
+
+
 def read_size(image_path: Path, named: Path, *, untrusted: bool) -> tuple[int, int]:
     """(height, width) of an image, upright; `named` stands in what is said of an enormous one."""
     with _opened(image_path) as image:

@@ -13,11 +13,16 @@ from pathlib import Path
 
 from cdb_video.datasets.annotations import Split, VideoRecord, Vocabulary
 from cdb_video.datasets.folder import refuse_unprintable, sort_class_names
-from cdb_video.datasets.image_files import read_cifar, read_idx
+from cdb_video.datasets.image_files import (
+    cifar_pixels,
+    idx_shape,
+    read_cifar,
+    read_idx_labels,
+)
 from cdb_video.datasets.long_tail import LongTail, divide
 from cdb_video.errors import DataError, UnknownSplitError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 EXPECTED_FILES = "the image data sets of docs/data_format.md#images"
 TRAIN, VAL = "train", "val"
 """The split that a long tail is made of, and the one that `val_per_class` makes."""
@@ -72,12 +77,16 @@ def read_images(
     names = _kept_classes(source.names, long_tail)
     cut = val_per_class > 0 or long_tail is not None
     parts = {}
-    for name in {TRAIN if cut and name == VAL else name for name in splits}:
+    for name in {TRAIN if val_per_class and name == VAL else name for name in splits}:
         records = _of_classes(source.read(name), source.names, names)
         parts[name] = records
         if name == TRAIN and cut:
-            parts |= _divide(records, names, long_tail, val_per_class=val_per_class, seed=seed)
-    chosen = [record for name in splits for record in parts[name]]
+            made = _divide(records, names, long_tail, val_per_class=val_per_class, seed=seed)
+            parts[TRAIN] = made[TRAIN]
+            if val_per_class:
+                parts[VAL] = made[VAL]
+    chosen = [record for name in dict.fromkeys(splits) for record in parts[name]]
+    _refuse_equal_ids(chosen)
     return Split("+".join(splits), chosen, {"label": Vocabulary(names)})
 
 
@@ -94,6 +103,14 @@ def _divide(
         by_class[names[record.labels["label"]]].append(i)
     chosen = divide(by_class, tail=tail, val_per_class=val_per_class, seed=seed)
     return {name: [records[i] for i in images] for name, images in chosen.items()}
+
+
+def _refuse_equal_ids(records: Sequence[VideoRecord]) -> None:
+    seen: dict[str, VideoRecord] = {}
+    for record in records:
+        first = seen.setdefault(record.id, record)
+        if first is not record:
+            raise DataError(f"{record.path}: an image of this name is there already: {first.path}")
 
 
 def _kept_classes(names: Sequence[str], tail: LongTail | None) -> Sequence[str]:
@@ -149,17 +166,23 @@ def _find(root: Path, annotations: Path | None) -> _Source:
 
 def _idx_file(folder: Path, prefix: str, kind: str) -> Path:
     plain = folder / f"{prefix}-{kind}-ubyte"
-    return plain if plain.exists() else folder / f"{plain.name}.gz"
+    packed = folder / f"{plain.name}.gz"
+    return packed if packed.exists() and not plain.exists() else plain
 
 
 def _idx(folder: Path) -> _Source:
     labels = {
-        split: read_idx(_idx_file(folder, prefix, "labels-idx1")).tolist()
+        split: read_idx_labels(_idx_file(folder, prefix, "labels-idx1"))
         for split, prefix in _IDX_PREFIX.items()
     }
 
     def read(split: str) -> list[VideoRecord]:
         path = _idx_file(folder, _IDX_PREFIX[split], "images-idx3")
+        number = idx_shape(path)[0]
+        if number != len(labels[split]):
+            raise DataError(
+                f"{path}: {number} images, and the file beside it has {len(labels[split])} labels"
+            )
         return _frames(path, labels[split], split=split)
 
     classes = range(1 + max(max(found) for found in labels.values()))
@@ -178,10 +201,11 @@ def _cifar(folder: Path, files: dict[str, tuple[str, ...]]) -> _Source:
         for file in files[split]:
             path = folder / file
             content = read_cifar(path)
-            labels = _numbers(content, f"{kind}labels", path, below=len(names))
+            number = len(cifar_pixels(content, path))
+            labels = _numbers(content, f"{kind}labels", path, below=len(names), number=number)
             found = _frames(path, labels, split=split, first=len(records))
             if groups:
-                coarse = _numbers(content, "coarse_labels", path, below=len(groups))
+                coarse = _numbers(content, "coarse_labels", path, below=len(groups), number=number)
                 found = [
                     dataclasses.replace(record, metadata={"superclass": groups[label]})
                     for record, label in zip(found, coarse, strict=True)
@@ -199,12 +223,14 @@ def _texts(content: object, key: str, path: Path) -> list[str]:
     return found
 
 
-def _numbers(content: object, key: str, path: Path, *, below: int) -> list[int]:
+def _numbers(content: object, key: str, path: Path, *, below: int, number: int) -> list[int]:
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list) or not all(
         isinstance(label, int) and 0 <= label < below for label in found
     ):
         raise DataError(f"{path}: not a CIFAR file: no list {key!r} of numbers below {below}")
+    if len(found) != number:
+        raise DataError(f"{path}: {number} images and {len(found)} numbers in {key!r}")
     return found
 
 
@@ -281,7 +307,10 @@ def _lists(root: Path, place: Path) -> _Source:
 
 def _read_list(path: Path) -> list[tuple[str, int]]:
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, written in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = written.strip()
+        if not line:
+            continue
         image, _, label = line.rpartition(" ")
         if not image or not label.isascii() or not label.isdigit():
             raise DataError(f"{path}:{number}: {line!r}; expected 'path label'")
@@ -290,5 +319,8 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
 
 
 def _file_record(path: Path, root: Path, label: int) -> VideoRecord:
-    name = path.relative_to(root).with_suffix("").as_posix()
+    # An absolute path in a list may lie anywhere.
+    name = (
+        (path.relative_to(root) if path.is_relative_to(root) else path).with_suffix("").as_posix()
+    )
     return VideoRecord(id=name, path=path, video_id=name, recording=name, labels={"label": label})

@@ -26,7 +26,7 @@ _SUBJECT_COLUMN = {
     "table": "participant",
     "folder": "participant",
     "features": "participant",
-    "images": "superclass",
+    "images": "participant",
 }
 _FORMAT_OF_KEY = {
     "columns": "table",
@@ -208,7 +208,8 @@ def _detect_format(
     raise DataError(
         f"{place}: no data set found; looked for action_idx.txt (egtea), EPIC_100_train.csv "
         "(epic100), a .csv with a column 'path' or a .txt of lines 'path label' (table), "
-        "<split>/<class>/<video> or <class>/<video> (folder)"
+        "<split>/<class>/<video> or <class>/<video> (folder); images are read with "
+        "data.format=images"
     )
 
 

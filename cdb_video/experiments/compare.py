@@ -168,13 +168,14 @@ class _DataReader:
         self._memories: dict[str, Memory | None] = {}
 
     def read(self, config: Config) -> Data:
-        clips = f"{config.clip} {config.data.decoder} {config.data.in_memory}"
+        data = config.data
+        clips = f"{config.clip} {data.decoder} {data.in_memory} {data.untrusted}"
         drawn_by = config.run.seed if config.draws_images else None
         known = f"{config.data} {config.model.heads} {clips} {drawn_by}"
         if known not in self._read:
-            data = read_data(config, check_files=self.ranks.is_main)
-            memory = self._memories.setdefault(clips, data.memory)
-            self._read[known] = replace(data, memory=memory)
+            found = read_data(config, check_files=self.ranks.is_main)
+            memory = self._memories.setdefault(clips, found.memory)
+            self._read[known] = replace(found, memory=memory)
         return self._read[known]
 
 

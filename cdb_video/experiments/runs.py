@@ -180,6 +180,7 @@ def load_run(
     """
     path, state = _load_first_whole(_candidates(Path(run)))
     config = load_config(path / "config.yaml", overrides)
+    _refuse_another_draw(path, config)
     classes = read_classes(path)
     model = build_model(
         config.model,
@@ -194,6 +195,17 @@ def load_run(
     place(model, device)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path
     return LoadedRun(model.eval(), classes, config, checkpoint=path, folder=folder)
+
+
+def _refuse_another_draw(path: Path, config: Config) -> None:
+    """Images that were held out must not be drawn again: the model has been trained on others."""
+    before = load_config(path / "config.yaml")
+    drawn_by = {"data.val_per_class", *(["run.seed"] if before.draws_images else [])}
+    for key, (old, new) in differences(before, config).items():
+        if key in drawn_by or key == "data.long_tail":
+            raise RunError(
+                f"{key}={new}: the run was trained with {old}, which says what was held out"
+            )
 
 
 def load_selected(run: str | Path, *, device: torch.device | str = "cpu") -> LoadedRun:

@@ -6,12 +6,14 @@ import os
 import pickle
 import pickletools
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cdb_video.clips.decoders import open_video
 from cdb_video.datasets.image_files import read_cifar, read_idx, read_pixels
 from cdb_video.datasets.long_tail import LongTail
 from cdb_video.datasets.readers import read_split
@@ -273,3 +275,108 @@ def test_fashion_mnist_as_debian_packs_it() -> None:
         *(5975, 3581, 2147, 1287, 771, 462, 277, 166, 99, 59),
     ]
     assert read(root, "test").class_counts("label").tolist() == [1000] * 10
+
+
+def test_a_long_tail_leaves_a_validation_split_of_the_datas_own_whole(tmp_path: Path) -> None:
+    for split, number in {"train": 8, "val": 3, "test": 2}.items():
+        for name in "ab":
+            for i in range(number):
+                write_image(tmp_path / split / name / f"{i}.png", np.zeros((4, 4), np.uint8))
+    tail = LongTail(imbalance=4)
+
+    assert read(tmp_path, "train", long_tail=tail).class_counts("label").tolist() == [8, 2]
+    assert read(tmp_path, "val", long_tail=tail).class_counts("label").tolist() == [3, 3]
+    assert len(read(tmp_path, ["train", "val"], long_tail=tail)) == 10 + 6
+    with pytest.raises(DataError, match="val_per_class=1: the data has a split 'val' already"):
+        read(tmp_path, "train", val_per_class=1)
+
+
+def test_other_numbers_of_labels_than_of_images_are_refused(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "mnist", per_class=2)
+    write_idx(tmp_path / "mnist/train-labels-idx1-ubyte", np.zeros(9, np.uint8))
+    with pytest.raises(DataError, match="8 images, and the file beside it has 9 labels"):
+        read(tmp_path / "mnist", "train")
+    write_idx(tmp_path / "mnist/train-labels-idx1-ubyte", np.zeros((8, 1), np.uint8))
+    with pytest.raises(DataError, match=r"\(8, 1\); expected a label an image"):
+        read(tmp_path / "mnist", "train")
+
+    write_cifar_10(tmp_path / "cifar")
+    rows = np.zeros((2, 3072), np.uint8)
+    content = pickle.dumps({"data": rows, "labels": [1, 2, 3]}, protocol=2)
+    (tmp_path / "cifar/test_batch").write_bytes(content)
+    with pytest.raises(DataError, match="test_batch: 2 images and 3 numbers in 'labels'"):
+        read(tmp_path / "cifar", "test")
+
+
+def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("train/a/0.png", "train/a/0.jpg", "train/b/0.png"):
+        write_image(tmp_path / name, np.zeros((4, 4), np.uint8))
+
+    with pytest.raises(
+        DataError, match=r"0\.png: an image of this name is there already: "
+    ):
+        read(tmp_path, "train")
+
+
+def test_a_list_may_have_absolute_paths_and_blank_lines(tmp_path: Path) -> None:
+    elsewhere = write_image(tmp_path / "elsewhere/n1/a.png", np.zeros((4, 4), np.uint8))
+    inside = write_image(tmp_path / "root/train/n0/b.png", np.zeros((4, 4), np.uint8))
+    text = f"train/n0/b.png 0 \n{elsewhere} 1\n\n"
+    (tmp_path / "root/ImageNet_LT_train.txt").write_text(text)
+
+    split = read(tmp_path / "root", "train")
+
+    assert [record.path for record in split.records] == [inside, elsewhere]
+    with pytest.raises(DataError, match=r"data\.untrusted: leads out of"):
+        read(tmp_path / "root", "train", untrusted=True)
+
+
+class State:
+    """Pickled as an array of NumPy's whose state is another thing."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.ndarray, (0,), self.state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [7, "text", {"a": 1}, (), (1, (1, 3072), "u1", False, "\u20ac" * 3072), (1, 2, 3, False, 5)],
+)
+def test_a_state_that_is_none_of_an_array_is_refused(tmp_path: Path, state: Any) -> None:
+    path = tmp_path / "test_batch"
+    path.write_bytes(pickle.dumps({"data": State(state)}, protocol=2))
+
+    with pytest.raises(DataError, match="test_batch: not a CIFAR file: "):
+        read_pixels(path)
+
+
+def test_a_file_cannot_change_what_reads_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "test_batch"
+    # The function of bytes with a state: {"__call__": None}.
+    path.write_bytes(b"\x80\x02c_codecs\nencode\n}X\x08\x00\x00\x00__call__Nsb.")
+
+    with pytest.raises(DataError, match="not a CIFAR file: it changes a function"):
+        read_cifar(path)
+
+
+def test_a_file_that_claims_much_and_has_little_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a-idx3-ubyte"
+    path.write_bytes(b"\0\0\x08\x03" + struct.pack(">3I", 1000, 1000, 1000) + b"x")
+    tracemalloc.start()
+    with pytest.raises(DataError, match="and has 1"):
+        read_idx(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 2**26  # of 10^9 that it claims
+
+
+def test_a_video_without_a_suffix_may_be_named_test(tmp_path: Path, coded_video: Any) -> None:
+    path = coded_video("test.mp4")
+    path.rename(tmp_path / "test")
+
+    with open_video(tmp_path / "test") as video:
+        assert video.num_frames > 1

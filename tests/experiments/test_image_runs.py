@@ -15,8 +15,9 @@ from cdb_video.build import build_trainer
 from cdb_video.build_data import read_data
 from cdb_video.config import Config
 from cdb_video.config_file import dump_config, parse_config
+from cdb_video.datasets.given import find_given
 from cdb_video.distributed import ONE_PROCESS
-from cdb_video.errors import ConfigError
+from cdb_video.errors import ConfigError, DataError, RunError
 from cdb_video.experiments import load_run, open_run
 from cdb_video.experiments.compare import finished, make_plan, run_cells
 from cdb_video.experiments.runs import score
@@ -99,6 +100,56 @@ def test_an_image_file_is_predicted_as_evaluation_scores_it(
     [(name, probability)] = ranking["label"]
     assert name == "2"
     assert probability > 0.5
+
+
+def test_what_was_held_out_cannot_be_drawn_again(mnist: Path, tmp_path: Path) -> None:
+    tail = {"imbalance": 5, "draw": "random"}
+    config = image_config(mnist, tmp_path, data={"long_tail": tail}, train={"epochs": 1})
+    _, path = trained(config)
+
+    assert load_run(path).config.run.seed == 0
+    for override, shown in {
+        "run.seed=7": "run.seed=7",
+        "data.val_per_class=3": "data.val_per_class=3",
+        "data.long_tail.imbalance=2": "data.long_tail=",
+    }.items():
+        with pytest.raises(RunError, match=f"^{shown}.*says what was held out"):
+            load_run(path, overrides=[override])
+
+
+def test_images_in_a_folder_are_found_for_a_run_on_images(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "in/a.png", made_images(1, side=SIDE, seed=0)[0])
+
+    assert find_given([str(tmp_path / "in")], images=True) == [image]
+    with pytest.raises(DataError, match=r"no video in this folder \(\.mp4"):
+        find_given([str(tmp_path / "in")])
+    packed = write_mnist(tmp_path / "mnist", per_class=1) / "t10k-images-idx3-ubyte"
+    with pytest.raises(DataError, match="holds many images"):
+        find_given([str(packed)], images=True)
+
+
+# What the other rooms do with images: each through a whole run.
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"augment": {"rand_augment": [1, 5], "erase": 0.5, "color_jitter": 0.4}},
+        {"augment": {"mixup": 0.4, "cutmix": 1.0}},
+        {"data": {"sampler": "class_balanced"}},
+        {"loss": {"difficulty": {"source": "crossfit"}}},
+        {"data": {"untrusted": True}},
+        {"data": {"in_memory": False}},
+        {"model": {"backbone": "resnet32"}, "train": {"precision": "bf16"}},
+    ],
+    ids=["changed", "mixed", "drawn", "crossfit", "untrusted", "decoded", "resnet32"],
+)
+def test_a_run_on_images_with(mnist: Path, tmp_path: Path, sections: dict[str, Any]) -> None:
+    train = {"epochs": 1} | sections.get("train", {})
+    config = image_config(mnist, tmp_path, **sections | {"train": train})
+    trainer, path = trained(config)
+
+    assert trainer.state.position.step == 6  # of 52 images, 8 a step
+    report = json.loads((path / "report_val.json").read_text())
+    assert report["num_videos"] == 20
 
 
 def test_a_run_goes_on_where_it_stopped(mnist: Path, tmp_path: Path) -> None:
