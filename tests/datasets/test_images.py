@@ -312,9 +312,7 @@ def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("train/a/0.png", "train/a/0.jpg", "train/b/0.png"):
         write_image(tmp_path / name, np.zeros((4, 4), np.uint8))
 
-    with pytest.raises(
-        DataError, match=r"0\.png: an image of this name is there already: "
-    ):
+    with pytest.raises(DataError, match=r"0\.png: an image of this name is there already: "):
         read(tmp_path, "train")
 
 
