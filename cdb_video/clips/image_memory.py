@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -15,10 +14,9 @@ from torch import Tensor
 from cdb_video.clips.batch import Appearance, Batch, Skipped
 from cdb_video.clips.dataset import RecordOpener, sample_generator
 from cdb_video.clips.images import forget_packed
-from cdb_video.clips.memory import LARGEST_SHARE
+from cdb_video.clips.memory import most_bytes
 from cdb_video.clips.transforms import Augmentation, EvaluationCrops, crop
 from cdb_video.datasets.annotations import VideoRecord
-from cdb_video.distributed import local_world_size
 from cdb_video.errors import ConfigError
 
 DRAWS = 6
@@ -63,6 +61,8 @@ class ImageMemory:
         for record in records:
             if _key(record) not in self._rows:
                 by_path.setdefault(record.path, []).append(record)
+        if not by_path:
+            return
         number = sum(map(len, by_path.values()))
         self._refuse_too_many(number)
         pixels = self._pixels.new_empty(len(self) + number, *self._pixels.shape[1:])
@@ -101,8 +101,7 @@ class ImageMemory:
             return crop(video.frames(wanted), window, crop_size=self.crops.crop_size)
 
     def _refuse_too_many(self, number: int) -> None:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit = LARGEST_SHARE * machine / local_world_size()
+        limit = most_bytes()
         # What is kept already is copied.
         needed = (2 * len(self) + number) * self._pixels.shape[1:].numel()
         if needed > limit:

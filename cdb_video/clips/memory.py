@@ -24,6 +24,12 @@ LARGEST_SHARE = 0.8
 """Of the machine's memory: more than this is refused before the machine starts to swap."""
 
 
+def most_bytes() -> float:
+    """What a rank may keep: its part of the share of this machine's memory."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return LARGEST_SHARE * machine / local_world_size()
+
+
 class MemoryVideo(BaseDecoder):
     """The frames of one segment, in memory; `times` and indices are those of the whole video."""
 
@@ -146,8 +152,7 @@ class ClipMemory:
         # In blocks, which a loader's workers share: a tensor a video would need a file each.
         size = video.pixels.numel()
         self.num_bytes += size
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit = LARGEST_SHARE * machine / local_world_size()
+        limit = most_bytes()
         if self.num_bytes > limit:
             raise ConfigError(
                 f"data.in_memory=true: the first {len(self) + 1} clips take more than a rank's "

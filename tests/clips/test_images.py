@@ -112,6 +112,9 @@ def test_folders_of_images_are_decoded_once_and_what_two_splits_share_is_kept(
     assert np.array_equal(kept.pixels(rows).permute(0, 2, 3, 1), made[order])
     (split.records[0].path).unlink()
     assert torch.equal(kept.rows(split.records), rows)
+    before = kept._pixels.data_ptr()
+    kept.rows(split.records)
+    assert kept._pixels.data_ptr() == before  # nothing was copied for nothing
 
 
 def training_clips(split: Split, augmentation: Augmentation = PAD, seed: int = 3) -> ImageClips:
