@@ -14,22 +14,22 @@ from pathlib import Path
 import pytest
 
 from cdb_video.datasets.demo import DEMO_HOLD_OUT_SUBJECTS, make_demo
+from tests.image_files import write_mnist
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
+SHORT = ["train.epochs=1", "train.device=cpu", "run.trackers=[]"]
 TINY = [
+    *SHORT,
     "data.num_workers=0",
     "clip.num_frames=4",
     "clip.crop_size=16",
     "clip.short_side=16",
     "model.backbone=r3d_10",
     "model.weights=null",
-    "train.epochs=1",
-    "train.device=cpu",
     "train.global_batch_size=4",
     "train.micro_batch_size=4",
-    "run.trackers=[]",
 ]
 
 
@@ -43,9 +43,10 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
-    """A folder with what the README speaks of: EGTEA, my_videos, video.mp4."""
+    """A folder with what the README speaks of: EGTEA, FASHION-MNIST, my_videos, video.mp4."""
     folder = tmp_path_factory.mktemp("readme")
     make_demo(folder / "EGTEA", num_clips=40)
+    write_mnist(folder / "FASHION-MNIST", per_class=125, num_classes=10, side=28)
     rows = (tiny_data / "clips.csv").read_text().splitlines()[1:]
     for row in rows:
         name, verb, _, split = row.split(",")
@@ -63,7 +64,8 @@ def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if tool == "tools/compare.py":
         arguments = [*arguments, *TINY, "--seeds", "1"]
     if tool == "tools/train.py" and "--print-config" not in arguments:
-        arguments = [*arguments, *TINY]
+        # The images are small, and so is their network.
+        arguments = [*arguments, *(SHORT if "data.root=FASHION-MNIST" in arguments else TINY)]
         if "data.root=EGTEA" in arguments:
             arguments.append(f"data.hold_out_subjects=[{','.join(DEMO_HOLD_OUT_SUBJECTS)}]")
     monkeypatch.setattr(sys, "argv", [tool, *arguments])
@@ -79,7 +81,7 @@ def test_every_tool_command_runs_in_the_order_of_the_readme(
     monkeypatch.chdir(workplace)
     os.symlink(ROOT / "configs", workplace / "configs")
     own = [command for command in commands() if "pip" not in command]
-    assert len(own) == 16
+    assert len(own) == 17
 
     for command in own:
         run(command, monkeypatch)
