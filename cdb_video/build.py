@@ -34,6 +34,7 @@ from cdb_video.training.crossfit import check_folds
 from cdb_video.training.mixing import make_mixing
 from cdb_video.training.optim import Schedule, build_optimizer
 from cdb_video.training.options import TrainerOptions
+from cdb_video.training.precise_bn import moving_batch_norms
 from cdb_video.training.recompute import recompute_blocks
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
@@ -86,6 +87,13 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     device = choose_device(config, ranks)
     with torch.device("meta"):
         model = _build_untrained_model(config, data)
+    if config.model.freeze_backbone:
+        model.freeze_backbone()
+    if config.train.precise_bn is not None and not moving_batch_norms(model):
+        raise ConfigError(
+            f"train.precise_bn={config.train.precise_bn}: {config.model.backbone} has no batch "
+            "norm that is trained; leave it null"
+        )
     if config.train.sync_batch_norm and device.type != "cuda":
         raise ConfigError("train.sync_batch_norm=true works on GPUs only")
     if config.train.sync_batch_norm and config.data.on_error == "skip":
@@ -198,8 +206,6 @@ def build_trainer(
 def _check_lone_clip(config: Config, model: Recognizer) -> None:
     """Refuse to train by single clips that batch norm has one number a channel of."""
     clip, train = config.clip, config.train
-    if config.model.freeze_backbone:
-        model.freeze_backbone()
     reason = model.refuses_one_clip(num_frames=clip.num_frames, crop_size=clip.crop_size)
     if reason:
         raise ConfigError(
@@ -300,6 +306,7 @@ def _trainer_options(config: Config, precision: Precision, *, quiet: bool) -> Tr
         compress_gradients=train.compress_gradients,
         clip_grad_norm=train.clip_grad_norm,
         ema=train.ema,
+        precise_bn=train.precise_bn,
         max_bad_steps=train.max_bad_steps,
         save_every_steps=train.save_every_steps,
         save_every_minutes=train.save_every_minutes,

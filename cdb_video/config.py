@@ -436,6 +436,9 @@ class TrainConfig(Section):
     """Sum gradients over the ranks in bf16, half the traffic: for slow networks."""
     sync_batch_norm: bool = False
     """Batch statistics over all ranks; on GPUs only."""
+    precise_bn: PositiveInt | None = None
+    """Steps' worth of training clips by which batch norm's statistics are measured again after each
+    epoch, such as 200: for small micro batches, and for `ema`. null: running means, as usual."""
     eval_every: PositiveInt = 1
     """Epochs between validations; the last epoch always validates."""
     log_every: PositiveInt = 10

@@ -6,11 +6,13 @@ torchrun --nproc_per_node=N tests/ranks.py CONFIG.yaml OUT
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cdb_video import distributed
 from cdb_video.build import build_trainer
@@ -22,6 +24,9 @@ from cdb_video.distributed import Ranks, process_group
 from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.experiments import open_run
 from cdb_video.losses import CDBLoss, RecallLoss
+from cdb_video.training.precise_bn import measure_batch_norms
+
+State = dict[str, Any]
 
 
 def main() -> None:
@@ -57,13 +62,14 @@ def main() -> None:
                 "train_counts": drawing.train_counts["noun"].to_dict()["table"],
             },
             "plain_loop": plain_loop(ranks),
+            "batch_norm": measured_batch_norm(ranks),
         }
         torch.save(state, out / f"rank{ranks.rank}.pt")
     if run:
         run.close()
 
 
-def plain_loop(ranks: Ranks) -> dict[str, Any]:
+def plain_loop(ranks: Ranks) -> State:
     """Losses that count, without the trainer, after an epoch of one batch.
 
     A clip of class 0 on every rank, right on rank 0 alone; a clip of class 1 on the last, right.
@@ -82,6 +88,14 @@ def plain_loop(ranks: Ranks) -> dict[str, Any]:
         "recall_weights": recall.class_weights,
         "recall": recall.state_dict(),
     }
+
+
+def measured_batch_norm(ranks: Ranks) -> State:
+    """Of six clips of one pixel, 0 to 5: every rank has every `world_size`-th, in one forward."""
+    norm = nn.BatchNorm3d(1)
+    clips = torch.arange(6.0)[ranks.rank :: ranks.world_size].view(-1, 1, 1, 1, 1)
+    measure_batch_norms(norm, [clips], autocast=nullcontext())
+    return norm.state_dict()
 
 
 def with_cdb_sampler(config: Config) -> Config:

@@ -88,6 +88,16 @@ def test_without_the_trainer_losses_that_count_sum_over_the_ranks(
             assert_equal(other[part], first[part], part)
 
 
+@pytest.mark.parametrize(("ranks", "variance"), [(1, 3.5), (2, 4.25), (3, 4.5 + 2 / 3)])
+def test_batch_norm_is_measured_over_the_clips_of_every_rank(
+    jobs: dict[int, list[State]], ranks: int, variance: float
+) -> None:
+    # Of 0 to 5: unbiased 3.5; of each rank's, 4 and 4.5, and on top the variance of their means.
+    for state in jobs[ranks]:
+        assert state["batch_norm"]["running_mean"].tolist() == [2.5]
+        assert state["batch_norm"]["running_var"].tolist() == pytest.approx([variance])
+
+
 def test_seven_videos_are_counted_once_on_any_number_of_ranks(
     jobs: dict[int, list[State]],
 ) -> None:

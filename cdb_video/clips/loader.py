@@ -72,15 +72,22 @@ class TrainingLoader:
         """Batches an epoch."""
         return self.order.steps_per_epoch
 
-    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, *, first_step: int = 0, num_steps: int | None = None
+    ) -> Iterator[Batch]:
         """The batches of an epoch from a step on; of length 0 where every clip is left out.
+
+        Args:
+            epoch: counted from 0.
+            first_step: in the epoch, counted from 0.
+            num_steps: at most; None: to the end of the epoch.
 
         Raises:
             DecodeError: naming the file that cannot be decoded, or too many were left out.
 
         """
         self.order.set_position(epoch, first_step)
-        yield from _batches(self._loader, list(self.order))
+        yield from _batches(self._loader, list(self.order)[:num_steps])
 
 
 def _shape_of(clips: TrainingClips) -> tuple[int, int, int, int]:

@@ -19,6 +19,7 @@ class TrainerOptions:
     compress_gradients: bool = False
     clip_grad_norm: float | None = None
     ema: float | None = None
+    precise_bn: int | None = None
     max_bad_steps: int = 10
     eval_every: int = 1
     log_every: int = 10

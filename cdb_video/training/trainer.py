@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -34,6 +34,7 @@ from cdb_video.training.epoch_log import EpochLog
 from cdb_video.training.mixing import NOT_MIXED, Mixed, Mixing, NoMixing
 from cdb_video.training.optim import Schedule
 from cdb_video.training.options import TrainerOptions
+from cdb_video.training.precise_bn import measure_batch_norms
 from cdb_video.training.run_log import RunLog, SilentLog
 from cdb_video.training.saving import Saving
 from cdb_video.training.selection import better_of
@@ -360,9 +361,12 @@ class Trainer:
             distributed.average_buffers(module)
         epoch = position.epoch + 1
         last = epoch == self.options.epochs
-        if self.validate is None or not (last or epoch % self.options.eval_every == 0):
-            return None
         try:
+            if self.options.precise_bn is not None:
+                batches = self.unchanged_clips(self.options.precise_bn)
+                measure_batch_norms(self.evaluated, batches, autocast=self.autocast)
+            if self.validate is None or not (last or epoch % self.options.eval_every == 0):
+                return None
             report = self.validate(self.evaluated, last, self.keep_going)
         except EvaluationStoppedError:
             self.saving.save_and_stop()
@@ -370,6 +374,27 @@ class Trainer:
         found = [SkippedClip(name, reason, position.step) for name, reason in report.skipped]
         self.skipped.add(found, epoch=epoch, log=self.log, split="val")
         return report
+
+    def unchanged_clips(self, num_steps: int) -> Iterator[Tensor]:
+        """This rank's clips of the epoch's first steps, as the model takes them, and not mixed.
+
+        Raises:
+            EvaluationStoppedError: a rank was asked to stop.
+
+        """
+        epoch, size = self.state.position.epoch, self.options.micro_batch_size
+        total = min(num_steps, self.state.position.steps_per_epoch)
+        with Progress("batch norm", total=total, unit="steps", quiet=self.quiet) as progress:
+            for step, batch in enumerate(self.loader.epoch(epoch, num_steps=num_steps)):
+                if not self.keep_going(step):
+                    raise EvaluationStoppedError
+                for part in batch.split(size):
+                    # See `train_step`: a clip left alone may have no variance.
+                    if not batch.skipped or len(part) > 1:
+                        part = part.to(self.device)
+                        clips = part.clips.flatten(0, 1)
+                        yield self.to_input(clips, part.appearance, part.clips_to_rgb)
+                progress.advance(1)
 
     def keep_going(self, videos_done: int) -> bool:
         """Between two batches of an evaluation: a sign of life; False ends it."""
