@@ -338,6 +338,9 @@ def _build_log(config: Config, run: RunFolder | None, state: Mapping[str, Any] |
     for line in run.set_aside:
         at, step = max(done.epoch, 0), max(done.step, 0)
         log.write("damaged_checkpoint", epoch=at, step=step, reason=line)
+    if run.resume_from is not None:
+        name, ranks = Path(run.resume_from).name, distributed.world_size()
+        log.write("resume", epoch=done.epoch, step=done.step, checkpoint=name, ranks=ranks)
     return log
 
 

@@ -39,9 +39,9 @@ def differences(mine: Any, theirs: Any, name: str = "state") -> list[str]:
 
 
 def lines_of(run: Path) -> list[tuple[Any, ...]]:
-    """What stands in metrics.jsonl, without the times."""
+    """What stands in metrics.jsonl of the training, without the times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     # Checkpoints come onto the disk when they do, beside the training.
-    lines = [line for line in lines if line["event"] != "save"]
+    lines = [line for line in lines if line["event"] not in ("save", "resume")]
     kept = ("event", "epoch", "step", "loss", "id", "clips", "selection")
     return [tuple(line.get(name) for name in kept) for line in lines]

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.reliability.jobs import (
     ForkedJob,
@@ -20,47 +20,66 @@ from tests.states import differences, lines_of, state_at
 
 LAST_STEP = 8
 """Of two epochs of four steps."""
-KINDS = [(ranks, precision) for precision in ("fp32", "bf16", "fp16") for ranks in (2, 3)]
 
 
-def sections(precision: str) -> dict[str, dict[str, Any]]:
-    """Of the configuration: with averaged weights, dropout, and parts of steps."""
-    return {
-        "model": {"dropout": 0.5},
-        "train": {"ema": 0.9, "precision": precision},
-    }
+class Kind(NamedTuple):
+    """Of a run."""
+
+    ranks: int
+    precision: str
+    validates: bool
+    """Difficulty and the best epoch from validation, and two loader workers a rank."""
+
+    @property
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Of the configuration: with averaged weights, dropout, and parts of steps."""
+        values: dict[str, dict[str, Any]] = {
+            "model": {"dropout": 0.5},
+            "train": {"ema": 0.9, "precision": self.precision},
+        }
+        if self.validates:
+            values["data"] = {"val_split": "val", "num_workers": 2}
+            values["loss"] = {"difficulty": {"source": "val"}}
+        return values
+
+
+# What validates takes longer: its report has pictures.
+KINDS = [
+    Kind(ranks, precision, validates=(ranks, precision) in ((3, "fp32"), (2, "fp16")))
+    for precision in ("fp32", "bf16", "fp16")
+    for ranks in (2, 3)
+]
 
 
 def measure(count: int, seed: int, folder: Path) -> Outcome:
     """One to three kills a run; every kind of run in turn."""
     data = make_data(folder / "data")
-    whole: dict[tuple[int, str], Path] = {}
+    whole: dict[Kind, Path] = {}
     failures: list[str] = []
     kills = 0
     for case in range(count):
-        ranks, precision = kind = KINDS[case % len(KINDS)]
+        kind = KINDS[case % len(KINDS)]
         if kind not in whole:
-            name = f"whole-{ranks}-{precision}"
-            whole[kind] = run_whole(data, folder, name, ranks, precision)
+            whole[kind] = run_whole(data, folder, f"whole-{kind.ranks}-{kind.precision}", kind)
         generator = random.Random(f"{seed}-{case}")
         name = f"case-{case}"
-        config = write_config(data, folder / name, **sections(precision))
+        config = write_config(data, folder / name, **kind.sections)
         run = folder / name / "tiny"
         steps = sorted(generator.sample(range(1, LAST_STEP), 1 + case // len(KINDS) % 3))
         for step in steps:
-            rank = generator.randrange(ranks)
-            kill_at(config, run, step, rank, ranks, folder / f"{name}-log", generator.random())
+            rank, log = generator.randrange(kind.ranks), folder / f"{name}-log"
+            kill_at(config, run, step, rank, kind.ranks, log, generator.random())
             kills += 1
-        job = ForkedJob([str(config), "--resume"], num_ranks=ranks, folder=folder / f"{name}-log")
+        job = ForkedJob([str(config), "--resume"], num_ranks=kind.ranks, folder=log)
         job.wait()
         failures += compare(run, whole[kind], f"{name}: {kind}, killed at {steps}", job)
     return Outcome(count, tuple(failures), {"kills": kills})
 
 
-def run_whole(data: Path, folder: Path, name: str, ranks: int, precision: str) -> Path:
+def run_whole(data: Path, folder: Path, name: str, kind: Kind) -> Path:
     """A run that nobody interrupts."""
-    config = write_config(data, folder / name, **sections(precision))
-    job = ForkedJob([str(config)], num_ranks=ranks, folder=folder / f"{name}-log")
+    config = write_config(data, folder / name, **kind.sections)
+    job = ForkedJob([str(config)], num_ranks=kind.ranks, folder=folder / f"{name}-log")
     statuses = job.wait()
     if steps_done(folder / name / "tiny") != LAST_STEP:
         raise RuntimeError(f"{name} did not end: {statuses}\n{job.output()}")

@@ -258,6 +258,10 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(
 
     resumed = fit(config("parts", **options, train={"epochs": 3}), resume=True)
 
+    lines = (tmp_path / "parts" / "tiny" / "metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    [taken_up] = [event for event in events if event["event"] == "resume"]
+    assert (taken_up["checkpoint"], taken_up["step"], taken_up["ranks"]) == ("step-2", 2, 1)
     assert resumed.state.position == whole.state.position
     for (name, mine), theirs in zip(
         resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True
