@@ -156,6 +156,7 @@ def build_trainer(
         head_lr_scale=config.optim.head_lr_scale,
         layer_decay=config.optim.layer_decay,
         momentum=config.optim.momentum,
+        nesterov=config.optim.nesterov,
         weight_decay=config.optim.weight_decay,
     )
     use_fast_kernels(device)

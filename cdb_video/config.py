@@ -396,6 +396,8 @@ class OptimConfig(Section):
     fine-tuning transformers, such as 0.75."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """sgd: momentum; adamw: beta 1."""
+    nesterov: bool = True
+    """sgd: Nesterov's momentum, as in PySlowFast; false: the plain one, as in most image code."""
     weight_decay: NonNegative = 1e-4
     """Not on biases and norms."""
     warmup_epochs: NonNegative = 0.0

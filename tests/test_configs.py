@@ -139,6 +139,7 @@ def test_the_cifar_100_recipe_is_the_released_codes_setup() -> None:
     assert (config.data.val_per_class, config.data.long_tail.imbalance) == (25, 100)  # type: ignore[union-attr]
     assert (config.train.epochs, config.train.global_batch_size) == (240, 32)
     assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 5e-4)
+    assert not config.optim.nesterov
     # 10,302 images are 321 steps: the fall comes before the first step of the epoch.
     falls = [math.ceil(share * 240 * 321) / 321 for share in config.optim.step_at]
     assert falls == [160, 210]
@@ -152,3 +153,29 @@ def test_full_training_holds_nothing_out() -> None:
 
     assert (config.data.val_split, config.data.hold_out_subjects) == (None, ())
     assert config.loss.difficulty.source == "crossfit"
+
+
+def test_the_imagenet_lt_recipe_is_the_released_codes_setup() -> None:
+    config = load_config(ROOT / "configs/images/imagenet_lt_cdb.yaml")
+
+    # 90 epochs of 512 images, plain SGD 0.2 by a cosine, weight decay 2e-4, crops of 224 of 8 % to
+    # all of the area, evaluation's of 256; tau 1.
+    assert (config.train.epochs, config.train.global_batch_size) == (90, 512)
+    assert (config.optim.lr, config.optim.momentum, config.optim.nesterov) == (0.2, 0.9, False)
+    assert (config.optim.weight_decay, config.optim.schedule) == (2e-4, "cosine")
+    assert (config.clip.crop_size, config.clip.short_side) == (224, 256)
+    assert (config.augment.crop, config.augment.area) == ("random_resized", (0.08, 1.0))
+    assert (config.model.backbone, config.loss.tau) == ("resnet10", 1)
+
+
+def test_the_cifar_10_recipe_is_the_protocol_of_cao_et_al() -> None:
+    config = load_config(ROOT / "configs/images/cifar10_lt_ce.yaml")
+
+    # 200 epochs of 128 images, plain SGD 0.1 after 5 epochs of warm-up, a hundredth at 160 and again
+    # at 180, weight decay 2e-4.
+    assert (config.train.epochs, config.train.global_batch_size) == (200, 128)
+    assert (config.optim.lr, config.optim.momentum, config.optim.nesterov) == (0.1, 0.9, False)
+    assert (config.optim.weight_decay, config.optim.warmup_epochs) == (2e-4, 5)
+    assert [share * 200 for share in config.optim.step_at] == [160, 180]
+    assert config.optim.step_factor == 0.01
+    assert (config.model.backbone, config.augment.padding) == ("resnet32", 4)

@@ -101,19 +101,23 @@ def random_resized_window(
 ) -> Window:
     """A rectangle of a random share of the area and a random ratio of width to height.
 
-    Inception's (arXiv 1409.4842) way to crop; the share is uniform, the ratio log-uniform. A
-    rectangle that sticks out is clipped to the frame.
+    Inception's (arXiv 1409.4842) way to crop, as torchvision's RandomResizedCrop has it: the share
+    is uniform, the ratio log-uniform; one that does not fit into the frame is drawn again, and
+    after ten of them it is the largest centred window of an allowed ratio.
     """
-    pixels = height * width * _uniform(*area, generator)
-    ratio = math.exp(_uniform(math.log(aspect[0]), math.log(aspect[1]), generator))
-    window_width = min(width, max(1, round(math.sqrt(pixels * ratio))))
-    window_height = min(height, max(1, round(math.sqrt(pixels / ratio))))
-    return Window(
-        _randint(height - window_height, generator),
-        _randint(width - window_width, generator),
-        window_height,
-        window_width,
-    )
+    for _ in range(10):
+        pixels = height * width * _uniform(*area, generator)
+        ratio = math.exp(_uniform(math.log(aspect[0]), math.log(aspect[1]), generator))
+        window_width = max(1, round(math.sqrt(pixels * ratio)))
+        window_height = max(1, round(math.sqrt(pixels / ratio)))
+        if window_width <= width and window_height <= height:
+            top = _randint(height - window_height, generator)
+            left = _randint(width - window_width, generator)
+            return Window(top, left, window_height, window_width)
+    window_width = min(width, max(1, round(height * aspect[1])))
+    window_height = min(height, max(1, round(width / aspect[0])))
+    top, left = (height - window_height) // 2, (width - window_width) // 2
+    return Window(top, left, window_height, window_width)
 
 
 def _window_side(height: int, width: int, share: float) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from cdb_video.datasets.annotations import Split, VideoRecord, Vocabulary
@@ -146,18 +147,30 @@ class _Source:
 
 
 def _find(root: Path, annotations: Path | None) -> _Source:
-    lists = root if annotations is None else root / annotations
-    if annotations is not None or (lists / "ImageNet_LT_train.txt").is_file():
-        return _lists(root, lists)
+    if annotations is not None:
+        return _lists(root, sorted((root / annotations).glob("*_*.txt")), root / annotations)
+    found: dict[Path, Callable[[], _Source]] = {}
+    lists = sorted(root.glob("ImageNet_LT_*.txt"))
+    if any(path.name == "ImageNet_LT_train.txt" for path in lists):
+        found[root / "ImageNet_LT_train.txt"] = partial(_lists, root, lists, root)
     for folder in _IDX_FOLDERS:
-        if _idx_file(root / folder, "train", "images-idx3").exists():
-            return _idx(root / folder)
+        path = _idx_file(root / folder, "train", "images-idx3")
+        if path.exists():
+            found[path] = partial(_idx, root / folder)
     for folder in _CIFAR_FOLDERS:
         for files in (_CIFAR_10, _CIFAR_100):
-            if (root / folder / files["test"][0]).is_file():
-                return _cifar(root / folder, files)
-    if found := _find_images(root):
-        return _folders(root, found)
+            path = root / folder / files["test"][0]
+            if path.is_file():
+                found[path] = partial(_cifar, root / folder, files)
+    if len(found) > 1:
+        raise DataError(
+            f"data.root={root}: several data sets, by {', '.join(map(str, found))}; "
+            "give the folder of one"
+        )
+    for source in found.values():
+        return source()
+    if images := _find_images(root):
+        return _folders(root, images)
     raise DataError(
         f"{root}: no images found; looked for train-images-idx3-ubyte (MNIST), test_batch "
         "(CIFAR-10), test (CIFAR-100), ImageNet_LT_train.txt, <split>/<class>/<image>"
@@ -278,31 +291,34 @@ def _folders(root: Path, images: Sequence[Path]) -> _Source:
     return _Source(names, splits, read)
 
 
-def _lists(root: Path, place: Path) -> _Source:
-    """Lists `*_<split>.txt` of lines `path label`; the label's name is the image's first folder."""
+def _lists(root: Path, lists: Sequence[Path], place: Path) -> _Source:
+    """Lists `*_<split>.txt` of lines `path label`; a class is named by its training images' folder.
+
+    ImageNet's validation images, of which ImageNet-LT's test is made, may lie in no such folder.
+    Lists that nobody asks for, as of images of no class, are not read.
+    """
     if not place.is_dir():
         raise DataError(f"data.annotations: no folder {place}")
-    files = {path.stem.rpartition("_")[2]: path for path in sorted(place.glob("*_*.txt"))}
+    files = {path.stem.rpartition("_")[2]: path for path in lists}
     if TRAIN not in files:
         raise DataError(f"{place}: no list *_train.txt of lines 'path label'")
-    lines = {split: _read_list(path) for split, path in files.items()}
-    # ImageNet's validation images, which are the test split, lie in no folder of their class.
     names: dict[int, str] = {}
-    for image, label in lines[TRAIN]:
+    for image, label in _read_list(files[TRAIN]):
         name = Path(image).parent.name
         if names.setdefault(label, name) != name:
             raise DataError(f"{files[TRAIN]}: label {label} is {names[label]} and {name}")
-    for split, found in lines.items():
-        unknown = sorted({label for _, label in found} - names.keys())
-        if unknown:
-            raise DataError(f"{files[split]}: label {unknown[0]} has no image in {files[TRAIN]}")
     order = sorted(names)
     index = {label: i for i, label in enumerate(order)}
 
     def read(split: str) -> list[VideoRecord]:
-        return [_file_record(root / image, root, index[label]) for image, label in lines[split]]
+        records = []
+        for image, label in _read_list(files[split]):
+            if label not in index:
+                raise DataError(f"{files[split]}: label {label} has no image in {files[TRAIN]}")
+            records.append(_file_record(root / image, root, index[label]))
+        return records
 
-    return _Source([names[label] for label in order], list(lines), read)
+    return _Source([names[label] for label in order], list(files), read)
 
 
 def _read_list(path: Path) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -12,7 +13,11 @@ from cdb_video.errors import DataError
 
 @dataclass(frozen=True)
 class LongTail:
-    """Which training images are kept. One of `imbalance` and `majority_share` is given."""
+    """Which training images are kept.
+
+    Raises:
+        ValueError: not one of `imbalance` and `majority_share` is given.
+    """
 
     imbalance: float | None = None
     """Of the largest class over the smallest; 1 keeps every image."""
@@ -22,6 +27,13 @@ class LongTail:
     """With `majority_share`: images in all."""
     classes: tuple[str, ...] | None = None
     """Those to keep, in all splits, the most frequent first; None: all, in the data's order."""
+
+    def __post_init__(self) -> None:
+        if (self.imbalance is None) == (self.majority_share is None):
+            raise ValueError(
+                f"imbalance={self.imbalance} with majority_share={self.majority_share}: give one "
+                "of the two"
+            )
 
     def counts(self, available: Sequence[int]) -> list[int]:
         """Images to keep of each class, of those that there are.
@@ -33,7 +45,7 @@ class LongTail:
             return exponential_counts(
                 len(available), largest=min(available), imbalance=self.imbalance
             )
-        share = self.majority_share or 0.0
+        share = cast(float, self.majority_share)
         counts = two_class_counts(self.num_images, majority_share=share)
         if len(available) != 2:
             raise DataError(
@@ -78,8 +90,9 @@ def divide(
     """Images of a balanced training set to train on, and for validation: "train" and "val".
 
     Of each class the last `val_per_class` are validation's; of the others the first are kept, so
-    many as the tail says. With a seed its images are shuffled first; the order of classes is that
-    of `by_class`, whose first is to be the most frequent.
+    many as the tail says. With a seed its images are shuffled first, those of equally large classes
+    by the same permutation; the order of classes is that of `by_class`, whose first is to be the
+    most frequent.
 
     Args:
         by_class: class name -> its images, as numbers in the file's order.
@@ -92,10 +105,12 @@ def divide(
     """
     rest, val = [], []
     for name, images in by_class.items():
+        if not images:
+            raise DataError(f"data.long_tail: class {name!r} has no training image")
         if len(images) <= val_per_class:
             raise DataError(
-                f"data.val_per_class={val_per_class}: class {name!r} has {len(images)} images, and "
-                "one at least is to be trained on"
+                f"data.val_per_class={val_per_class}: class {name!r} has {len(images)} training "
+                "images, and one at least is to be trained on"
             )
         ordered = list(images)
         if seed is not None:

@@ -22,9 +22,10 @@ def build_optimizer(
     head_lr_scale: float = 1.0,
     layer_decay: float = 1.0,
     momentum: float = 0.9,
+    nesterov: bool = True,
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW, over the parameters that require gradients.
+    """SGD with momentum, or AdamW, over the parameters that require gradients.
 
     Args:
         model: its parameters under `heads.` get `lr * head_lr_scale`, the others are under
@@ -35,6 +36,7 @@ def build_optimizer(
         layer_decay: factor on the rate from a layer of the backbone to the one before it, and from
             the heads to the last layer (Bao et al., BEiT, arXiv 2106.08254).
         momentum: SGD's, or AdamW's beta 1.
+        nesterov: whether SGD's momentum is Nesterov's.
         weight_decay: on weights of two or more dimensions; biases and norms are left alone.
 
     """
@@ -44,7 +46,8 @@ def build_optimizer(
     # fused: one kernel for all parameters in place of several a tensor.
     if name == "adamw":
         return AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    nesterov = nesterov and momentum > 0
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def _lr_scales(model: nn.Module, head_lr_scale: float, layer_decay: float) -> dict[str, float]:

@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+# So that the same numbers make the same file.
+plt.rcParams["svg.hashsalt"] = "two-class-curve"
 HERE = Path(__file__).parent
 SHOWN = 100
 

@@ -7,6 +7,8 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
 
 from cdb_video.clips.batch import Appearance
 from cdb_video.clips.transforms import (
@@ -136,7 +138,7 @@ def test_jittered_window_has_the_drawn_scale_and_reaches_every_corner():
 
 
 def test_random_resized_share_is_uniform_and_ratio_log_uniform_in_their_bounds():
-    # The largest side is sqrt(0.5 * 4 / 3) = 0.82 of the frame: nothing is ever clipped.
+    # The largest side is sqrt(0.5 * 4 / 3) = 0.82 of the frame: nothing is ever drawn again.
     # Rounding moves a side of at least 433 pixels by half a pixel.
     generator = seeded(0)
     windows = [
@@ -155,6 +157,40 @@ def test_random_resized_share_is_uniform_and_ratio_log_uniform_in_their_bounds()
     assert abs(shares.mean() - 0.375) < 5 * 0.25 / math.sqrt(12 * 2000)
     assert abs(logs.mean()) < 5 * 2 * math.log(4 / 3) / math.sqrt(12 * 2000)
     assert logs.std() == pytest.approx(2 * math.log(4 / 3) / math.sqrt(12), rel=0.05)
+
+
+def test_random_resized_windows_are_distributed_as_those_of_torchvision():
+    # Shares up to 1 on a wide frame: most of the large ones stick out, and are drawn again.
+    options = {"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)}
+    generator = seeded(0)
+    ours = [random_resized_window(375, 500, **options, generator=generator) for _ in range(4000)]
+    image = torch.zeros(1, 375, 500)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = [
+            RandomResizedCrop.get_params(image, list(options["area"]), list(options["aspect"]))
+            for _ in range(4000)
+        ]
+
+    mine = torch.tensor([[w.top, w.left, w.height, w.width] for w in ours]).double()
+    for column, other in zip(mine.T, torch.tensor(theirs).double().T, strict=True):
+        assert ks_2samp(column, other).pvalue > 1e-3
+    assert (mine[:, 2] * mine[:, 3]).mean() / (375 * 500) == pytest.approx(0.43, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "window"),
+    [(100, 10, (43, 0, 13, 10)), (10, 100, (0, 43, 10, 13)), (30, 40, (0, 0, 30, 40))],
+)
+def test_a_random_resized_window_that_never_fits_is_the_largest_in_the_middle(
+    height, width, window
+):
+    # All of the area; (30, 40) would fit at a ratio of 4 / 3 alone, which is never drawn.
+    found = random_resized_window(
+        height, width, area=(1.0, 1.0), aspect=(3 / 4, 4 / 3), generator=seeded(0)
+    )
+
+    assert (found.top, found.left, found.height, found.width) == window
 
 
 @pytest.mark.parametrize("random_resized", [True, False])

@@ -316,6 +316,39 @@ def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
         read(tmp_path, "train")
 
 
+def test_lists_that_nobody_asks_for_are_not_read(tmp_path: Path) -> None:
+    write_image(tmp_path / "train/n01/a.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "ImageNet_LT_train.txt").write_text("train/n01/a.png 0\n")
+    # The official download has images of no class too; and notes may lie beside them.
+    (tmp_path / "ImageNet_LT_open.txt").write_text("test/b.JPEG -1\n")
+    (tmp_path / "class_names.txt").write_text("n01 tench\n")
+
+    assert len(read(tmp_path, "train")) == 1
+    with pytest.raises(DataError, match=r"_open.txt:1: 'test/b.JPEG -1'; expected 'path label'"):
+        read(tmp_path, "open")
+    with pytest.raises(UnknownSplitError, match="there are: open, train"):
+        read(tmp_path, "names")
+
+
+def test_images_of_validation_may_lie_in_folders_of_their_class(tmp_path: Path) -> None:
+    lines = {"train": "train/n01440764/n01440764_1.JPEG 0", "test": "val/n01440764/ILSVRC_1.JPEG 0"}
+    for split, line in lines.items():
+        (tmp_path / f"ImageNet_LT_{split}.txt").write_text(line + "\n")
+        write_image(tmp_path / line.split()[0], np.zeros((4, 4), np.uint8))
+
+    assert [record.id for record in read(tmp_path, "test").records] == ["val/n01440764/ILSVRC_1"]
+
+
+def test_several_data_sets_in_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    write_cifar_10(tmp_path / "cifar-10-batches-py")
+    write_cifar_100(tmp_path / "cifar-100-python")
+    expected = r"several data sets, by .*cifar-10-batches-py/test_batch, .*cifar-100-python/test;"
+
+    with pytest.raises(DataError, match=expected):
+        read(tmp_path, "train")
+    assert len(read(tmp_path / "cifar-100-python", "test")) == 100
+
+
 def test_a_list_may_have_absolute_paths_and_blank_lines(tmp_path: Path) -> None:
     elsewhere = write_image(tmp_path / "elsewhere/n1/a.png", np.zeros((4, 4), np.uint8))
     inside = write_image(tmp_path / "root/train/n0/b.png", np.zeros((4, 4), np.uint8))

@@ -37,11 +37,25 @@ def test_counts_of_cifar_10_lt_are_the_published_ones() -> None:
 
     assert counts == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     assert sum(counts) == 12_406
+    # The recipe's: of the 4,975 that are left after 25 are held out.
+    assert sum(exponential_counts(10, largest=4975, imbalance=100)) == 12_341
+
+
+def test_a_tail_has_one_rule() -> None:
+    for rules in ({}, {"imbalance": 10.0, "majority_share": 0.9}):
+        with pytest.raises(ValueError, match="give one of the two"):
+            LongTail(**rules)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("share", "expected"),
-    [(0.9, [4500, 500]), (0.95, [4750, 250]), (0.98, [4900, 100]), (0.995, [4975, 25])],
+    [
+        (0.9, [4500, 500]),
+        (0.95, [4750, 250]),
+        (0.98, [4900, 100]),
+        (0.99, [4950, 50]),
+        (0.995, [4975, 25]),
+    ],
 )
 def test_two_classes_share_5000_images(share: float, expected: list[int]) -> None:
     assert two_class_counts(5000, majority_share=share) == expected
@@ -76,8 +90,10 @@ def test_a_seed_draws_them_and_another_draws_others_with_the_same_counts() -> No
 
 
 def test_too_few_images_are_named() -> None:
-    with pytest.raises(DataError, match="val_per_class=3: class 'b' has 3 images"):
+    with pytest.raises(DataError, match="val_per_class=3: class 'b' has 3 training images"):
         divide({"a": range(9), "b": range(3)}, tail=None, val_per_class=3, seed=None)
+    with pytest.raises(DataError, match="long_tail: class 'b' has no training image"):
+        divide({"a": range(9), "b": []}, tail=LongTail(imbalance=2), val_per_class=0, seed=None)
     two = LongTail(majority_share=0.9, num_images=100)
     with pytest.raises(DataError, match="num_images=100: 90 images of the first class, of which"):
         two.counts([80, 80])

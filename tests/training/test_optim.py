@@ -82,8 +82,10 @@ def test_sgd_is_nesterov_and_without_momentum_plain() -> None:
 
     with_momentum = build_optimizer(model, name="sgd", lr=0.1, momentum=0.9)
     plain = build_optimizer(model, name="sgd", lr=0.1, momentum=0.0)
+    heavy_ball = build_optimizer(model, name="sgd", lr=0.1, momentum=0.9, nesterov=False)
 
     assert with_momentum.defaults["nesterov"]
+    assert (heavy_ball.defaults["momentum"], heavy_ball.defaults["nesterov"]) == (0.9, False)
     assert not plain.defaults["nesterov"]
     before = model.heads["verb"].weight.detach().clone()
     model.heads["verb"].weight.grad = torch.ones_like(before)
