@@ -47,7 +47,15 @@ def build_optimizer(
     if name == "adamw":
         return AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
     nesterov = nesterov and momentum > 0
-    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    if momentum > 0:
+        # Left to itself the fused optimiser starts with memory as it finds it, which a first step
+        # that is not applied does not fill: the next one would take it for momentum.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                buffer = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                optimizer.state[parameter]["momentum_buffer"] = buffer
+    return optimizer
 
 
 def _lr_scales(model: nn.Module, head_lr_scale: float, layer_decay: float) -> dict[str, float]:

@@ -92,3 +92,25 @@ def test_sgd_is_nesterov_and_without_momentum_plain() -> None:
     Schedule(epochs=1, shape="constant").apply(plain, 0.0)
     plain.step()
     assert torch.allclose(model.heads["verb"].weight, before - 0.1)
+
+
+def test_a_first_step_that_is_not_applied_leaves_no_momentum() -> None:
+    model = TinyModel()
+    optimizer = build_optimizer(model, name="sgd", lr=0.1, momentum=0.9)
+    Schedule(epochs=1, shape="constant").apply(optimizer, 0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    weight = model.heads["verb"].weight
+    before = weight.detach().clone()
+    torch.use_deterministic_algorithms(True)  # fills memory that nobody has written with NaN
+    try:
+        for gradient in (torch.nan, 1.0):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            scaler.scale(torch.ones(()))
+            scaler.step(optimizer)
+            scaler.update(1.0)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    # Nesterov's first step on a gradient of 1: 0.1 (1 + 0.9).
+    assert torch.allclose(weight, before - 0.19)
