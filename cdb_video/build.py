@@ -159,11 +159,12 @@ def build_trainer(
         nesterov=config.optim.nesterov,
         weight_decay=config.optim.weight_decay,
     )
+    loader = build_training_loader(config, data.train, ranks=ranks, memory=data.memory)
     use_fast_kernels(device)
     precision = probed_precision(
         config.train.precision,
         model,
-        clips=config.train.micro_batch_size,
+        clips=max(loader.order.forward_sizes(config.train.micro_batch_size)),
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
         backward=not config.model.freeze_backbone,
@@ -184,7 +185,7 @@ def build_trainer(
         criterion=criterion,
         optimizer=optimizer,
         schedule=_build_schedule(config),
-        loader=build_training_loader(config, data.train, ranks=ranks, memory=data.memory),
+        loader=loader,
         validate=build_validation(config, data, device, precision, ranks, run, log, quiet=quiet),
         crossfit=build_crossfit(config, data, device, precision, ranks),
         difficulty_pass=build_difficulty_pass(config, data, device, precision, ranks),

@@ -498,6 +498,11 @@ class Config(Section):
         self._images_agree()
         if self.augment.mixup or self.augment.cutmix:
             self._mixed_clips_are_not_counted()
+        if self.train.compile and data.on_error == "skip":
+            raise ValueError(
+                "train.compile=true with data.on_error=skip: every number of clips that are left "
+                "would be compiled by itself, for minutes; use one of them"
+            )
         if data.pixels == "yuv" and (self.augment.rand_augment or self.augment.erase):
             raise ValueError(
                 "data.pixels=yuv: augment.rand_augment and augment.erase change RGB; use rgb"

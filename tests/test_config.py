@@ -242,6 +242,10 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path, key: Any) -> None:
             {"model": {"grad_checkpointing": True}, "train": {"compile": True}},
             "train.compile=true with model.grad_checkpointing=true: a compiled graph",
         ),
+        (
+            {"data": {"on_error": "skip"}, "train": {"compile": True}},
+            "train.compile=true with data.on_error=skip: every number of clips",
+        ),
         ({"data": {"sampler": "cdb"}}, "data.sampler=cdb with loss.name=cdb: difficulty would"),
         (
             {

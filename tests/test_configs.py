@@ -171,8 +171,8 @@ def test_the_imagenet_lt_recipe_is_the_released_codes_setup() -> None:
 def test_the_cifar_10_recipe_is_the_protocol_of_cao_et_al() -> None:
     config = load_config(ROOT / "configs/images/cifar10_lt_ce.yaml")
 
-    # 200 epochs of 128 images, plain SGD 0.1 after 5 epochs of warm-up, a hundredth at 160 and again
-    # at 180, weight decay 2e-4.
+    # 200 epochs of 128 images, plain SGD 0.1 after 5 epochs of warm-up, a hundredth at 160 and
+    # again at 180, weight decay 2e-4.
     assert (config.train.epochs, config.train.global_batch_size) == (200, 128)
     assert (config.optim.lr, config.optim.momentum, config.optim.nesterov) == (0.1, 0.9, False)
     assert (config.optim.weight_decay, config.optim.warmup_epochs) == (2e-4, 5)

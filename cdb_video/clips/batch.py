@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     shifts = [s.appearance.shift for s in samples if s.appearance.shift is not None]
     matrices = [sample.to_rgb for sample in samples if sample.to_rgb is not None]
     return Batch(
-        clips=torch.stack([sample.clips for sample in samples]),
+        # In a worker torch's own stacks in the memory that it shares with the training process.
+        clips=default_collate([sample.clips for sample in samples]),
         labels={
             head: torch.tensor([sample.labels[head] for sample in samples])
             for head in samples[0].labels

@@ -43,6 +43,7 @@ class TrainingLoader:
     ) -> None:
         self.clips = clips
         self.order = order
+        self._pins = pin_memory and not isinstance(clips, TrainingClips)
         if not isinstance(clips, TrainingClips):
             self._loader = clips
             return
@@ -87,7 +88,7 @@ class TrainingLoader:
 
         """
         self.order.set_position(epoch, first_step)
-        yield from _batches(self._loader, list(self.order)[:num_steps])
+        yield from _batches(self._loader, list(self.order)[:num_steps], pin=self._pins)
 
 
 def _shape_of(clips: TrainingClips) -> tuple[int, int, int, int]:
@@ -122,6 +123,7 @@ class EvaluationLoader:
     ) -> None:
         self.views = views
         self.policy = policy
+        self._pins = pin_memory and not isinstance(views, EvaluationViews)
         batch_size = max(1, clips_per_batch // views.num_views)
         self.order = EvaluationOrder(len(views), batch_size=batch_size, ranks=ranks)
         if not isinstance(views, EvaluationViews):
@@ -141,12 +143,13 @@ class EvaluationLoader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from _batches(self._loader, list(self.order))
+        yield from _batches(self._loader, list(self.order), pin=self._pins)
 
 
-def _batches(loader: _BatchSource, plan: Plan) -> Iterator[Batch]:
+def _batches(loader: _BatchSource, plan: Plan, *, pin: bool) -> Iterator[Batch]:
+    """The source's; with `pin` in page-locked memory, where it does not do that by itself."""
     for batch, skipped in loader.batches(plan):
-        yield replace(batch, skipped=skipped)
+        yield replace(batch.pin_memory() if pin else batch, skipped=skipped)
 
 
 @dataclass(frozen=True)

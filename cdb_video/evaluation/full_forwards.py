@@ -1,8 +1,9 @@
 """Views of many videos in forward passes of one size, read back one pass late.
 
 A forward pass takes what is left of one video and the first views of the next: kernels are chosen
-for one size, and a small rest costs a GPU nearly what a full batch does. What it gave is read when
-the next one is on its way, so that the device never waits for the host.
+for one size, and a small rest costs a GPU nearly what a full batch does. What it gave is copied to
+the host right after it and read when the next one is on its way, so that the device never waits for
+the host.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from cdb_video.clips.batch import Batch
 
+T = TypeVar("T")
 Scores = dict[str, Tensor]
 """Head -> a row a clip."""
 Forward = Callable[[Tensor, Tensor | None], Scores]
@@ -36,9 +39,9 @@ def score_batches(
     """
     owed: deque[Batch] = deque()
     rows = _Rows()
-    given = (forward(*part) for part in full_parts(_noting(batches, owed), size, device=device))
-    for scores in one_late(given):
-        rows.add({head: values.cpu() for head, values in scores.items()})
+    parts = full_parts(_noting(batches, owed), size, device=device)
+    for scores in one_late(_OnItsWay(forward(*part), device) for part in parts):
+        rows.add(scores.arrived())
         while owed and rows.count >= owed[0].clips.shape[:2].numel():
             batch = owed.popleft()
             yield batch, rows.take(*batch.clips.shape[:2])
@@ -77,7 +80,26 @@ def _noting(batches: Iterable[Batch], owed: deque[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def one_late(items: Iterator[Scores]) -> Iterator[Scores]:
+class _OnItsWay:
+    """Scores whose copy to the host is queued behind the pass that gives them.
+
+    Queued later, it would stand behind the next pass, and whoever reads it would wait for that one.
+    """
+
+    def __init__(self, scores: Scores, device: torch.device) -> None:
+        self._scores = {head: rows.to("cpu", non_blocking=True) for head, rows in scores.items()}
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def arrived(self) -> Scores:
+        """They, on the host; waits for them, and for nothing after them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._scores
+
+
+def one_late(items: Iterator[T]) -> Iterator[T]:
     """The same items, each when the next one has been made."""
     previous = next(items, None)
     for item in items:

@@ -31,12 +31,14 @@ class CompiledModule(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """What the module gives."""
-        from torch._dynamo.exc import BackendCompilerFailed, Unsupported
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
             return self._run(*inputs)
-        except (BackendCompilerFailed, Unsupported) as error:
-            why = str(error).strip().splitlines()[0]
+        except (FailOnRecompileLimitHit, TorchDynamoException) as error:
+            # A compiler's own words stand in what it raised.
+            cause = getattr(error, "inner_exception", error)
+            why = str(cause).strip().partition("\n")[0]
             raise ConfigError(
                 f"train.compile=true: {type(self.module).__name__} cannot be compiled as one "
                 f"graph here ({why}); use train.compile=false"

@@ -76,3 +76,26 @@ def test_a_graph_that_breaks_is_refused_in_one_line(monkeypatch: pytest.MonkeyPa
     assert message.startswith("train.compile=true: Breaks cannot be compiled as one graph here (")
     assert message.endswith("use train.compile=false")
     assert "\n" not in message
+
+
+def test_a_compiler_that_fails_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(graph: object, inputs: object) -> None:
+        raise RuntimeError("g++ is not there\nand more")
+
+    monkeypatch.setattr(compiling, "BACKEND", no_compiler)
+    torch._dynamo.reset()
+
+    with pytest.raises(ConfigError, match=r"as one graph here \(g\+\+ is not there\); use train"):
+        CompiledModule(nn.ReLU())(torch.zeros(1))
+
+
+def test_more_sizes_than_graphs_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    torch._dynamo.reset()
+    compiled = CompiledModule(nn.ReLU())
+
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for size in (2, 3):
+            compiled(torch.zeros(size))
+        with pytest.raises(ConfigError, match=r"ReLU cannot be compiled as one graph here"):
+            compiled(torch.zeros(4))
