@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,13 @@ from cdb_video.models.tokens import set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights, resolve_weights
 from cdb_video.precision import Precision, use_fast_kernels
 from cdb_video.prepare.precision_probe import probed_precision
-from cdb_video.training.checkpoint import CheckpointFolder, NoCheckpoints, load_model, load_training
+from cdb_video.training.checkpoint import (
+    CheckpointFolder,
+    NoCheckpoints,
+    load_model,
+    load_training,
+    set_aside_if_damaged,
+)
 from cdb_video.training.crossfit import check_folds
 from cdb_video.training.mixing import make_mixing
 from cdb_video.training.optim import Schedule, build_optimizer
@@ -40,7 +47,7 @@ from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import NOTHING_DONE, Done, FileLog, RunLog, SilentLog
 from cdb_video.training.signals import StopRequest
 from cdb_video.training.skipping import SkippedClips
-from cdb_video.training.state import check_parts, join_state
+from cdb_video.training.state import check_state, join_state
 from cdb_video.training.trackers import TensorBoard, Tracker, WeightsAndBiases, check_trackers
 from cdb_video.training.trainer import Trainer
 
@@ -77,8 +84,14 @@ def build_model(
     )
 
 
-def check(config: Config, data: Data, *, ranks: Ranks) -> None:
+def check(config: Config, data: Data, *, ranks: Ranks, resume_from: Path | None = None) -> None:
     """Build everything once without memory, so that no mistake costs more than a second.
+
+    Args:
+        config: what is to be trained.
+        data: its splits.
+        ranks: which process this is.
+        resume_from: a checkpoint that has the weights; None: those of `model` are looked at.
 
     Raises:
         UserError: what `build_trainer` would refuse.
@@ -86,7 +99,7 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     """
     device = choose_device(config, ranks)
     with torch.device("meta"):
-        model = _build_untrained_model(config, data)
+        model = _build_untrained_model(config, data, resume_from)
     if config.model.freeze_backbone:
         model.freeze_backbone()
     if config.train.precise_bn is not None and not moving_batch_norms(model):
@@ -99,10 +112,8 @@ def check(config: Config, data: Data, *, ranks: Ranks) -> None:
     if config.train.sync_batch_norm and config.data.on_error == "skip":
         # It meets in every layer: a rank whose clips are all left out would not come.
         raise ConfigError("train.sync_batch_norm=true does not work with data.on_error=skip")
-    if ranks.is_main and config.model.weights is not None:
-        _load_weights(_build_untrained_model(config, data), config, quiet=True)
-    elif ranks.is_main and config.model.backbone.startswith(HUB):
-        model_folder(config.model.backbone.removeprefix(HUB), weights=True)
+    if ranks.is_main and resume_from is None:
+        _check_weights(config, data)
     check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
@@ -141,11 +152,15 @@ def build_trainer(
     """
     ranks = ranks or Ranks.from_environment()
     data = data or read_data(config)
-    check(config, data, ranks=ranks)
+    found = distributed.broadcast_object(run.resume_from if run else None)
+    resume_from = Path(found) if found else None
+    check(config, data, ranks=ranks, resume_from=resume_from)
     device = choose_device(config, ranks)
     load_into_memory(config, data, ["train", "val"], ranks=ranks)
     torch.manual_seed(config.run.seed)
-    model = build_initial_model(config, data, device, quiet=not ranks.is_main)
+    model = build_initial_model(
+        config, data, device, quiet=not ranks.is_main, resume_from=resume_from
+    )
     classes = data.classes
     criterion = build_criterion(config.loss, classes, eval_every=config.train.eval_every)
     criterion.to(device)
@@ -170,15 +185,8 @@ def build_trainer(
         backward=not config.model.freeze_backbone,
         quiet=quiet or not ranks.is_main,
     )
-    resume_from = distributed.broadcast_object(run.resume_from if run else None)
-    state = None
-    if resume_from:
-        path = Path(resume_from)
-        state = join_state(load_model(path), load_training(path))
-        check_parts(state)
-        best = state["progress"]["best"]
-        if best and not (path.parent / best["checkpoint"]).exists():
-            state["progress"]["best"] = None  # it is of what a damaged checkpoint took along
+    # Before the log and the configuration of the run are touched: it may be refused.
+    state = _read_state(resume_from, run, clips=loader.fingerprint) if resume_from else None
     log = _build_log(config, run, state)
     trainer = Trainer(
         model=model,
@@ -205,6 +213,14 @@ def build_trainer(
     return trainer
 
 
+def _check_weights(config: Config, data: Data) -> None:
+    """Refuse weights that training could not start from."""
+    if config.model.weights is not None:
+        _load_weights(_build_untrained_model(config, data), config, quiet=True)
+    elif config.model.backbone.startswith(HUB):
+        model_folder(config.model.backbone.removeprefix(HUB), weights=True)
+
+
 def _check_lone_clip(config: Config, model: Recognizer) -> None:
     """Refuse to train by single clips that batch norm has one number a channel of."""
     clip, train = config.clip, config.train
@@ -219,18 +235,42 @@ def _check_lone_clip(config: Config, model: Recognizer) -> None:
         )
 
 
+def _read_state(checkpoint: Path, run: RunFolder | None, *, clips: str) -> dict[str, Any]:
+    """The state to go on from; without its best epoch, where that one's checkpoint is no good."""
+    state = join_state(load_model(checkpoint), load_training(checkpoint))
+    check_state(state, clips=clips)
+    best = state["progress"]["best"]
+    line = set_aside_if_damaged(checkpoint.parent / best["checkpoint"]) if run and best else None
+    if run and line:
+        print(f"{line}; it was the best one", file=sys.stderr)
+        run.set_aside = (*run.set_aside, line)
+    if distributed.broadcast_object(line):
+        state["progress"]["best"] = None
+    return state
+
+
 def build_initial_model(
-    config: Config, data: Data, device: torch.device, *, quiet: bool
+    config: Config,
+    data: Data,
+    device: torch.device,
+    *,
+    quiet: bool,
+    resume_from: Path | None = None,
 ) -> Recognizer:
     """The model as it is before the first step, on its device: `build_model` with its weights.
+
+    With `resume_from`, a checkpoint whose state will be loaded, those of `model` are not looked
+    for: a machine that goes on with a run may not have them.
 
     Raises:
         ConfigError: a model that cannot be built.
         WeightsError: weights that do not fit.
 
     """
-    model = _build_untrained_model(config, data)
-    if config.model.weights is not None or config.model.backbone.startswith(HUB):
+    model = _build_untrained_model(config, data, resume_from)
+    if resume_from is not None:
+        model.normalization = read_normalization(resume_from)
+    elif config.model.weights is not None or config.model.backbone.startswith(HUB):
         _load_weights(model, config, quiet=quiet)
     if config.model.freeze_backbone:
         model.freeze_backbone()
@@ -242,13 +282,18 @@ def build_initial_model(
     return model
 
 
-def _build_untrained_model(config: Config, data: Data) -> Recognizer:
+def _build_untrained_model(
+    config: Config, data: Data, resume_from: Path | None = None
+) -> Recognizer:
+    architecture = features_architecture(config, data)
+    if resume_from is not None:
+        architecture = read_architecture(resume_from)
     return build_model(
         config.model,
         num_classes=data.train.num_classes,
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
-        architecture=features_architecture(config, data),
+        architecture=architecture,
     )
 
 

@@ -27,7 +27,7 @@ from cdb_video.precision import Precision
 from cdb_video.training.crossfit import crossfit_counts, take_clips
 from cdb_video.training.run_folder import RunFolder
 from cdb_video.training.run_log import RunLog
-from cdb_video.training.trainer import Validate
+from cdb_video.training.trainer import DifficultyPass, Validate
 
 
 def build_validation(
@@ -120,8 +120,8 @@ def build_crossfit(
 
 def build_difficulty_pass(
     config: Config, data: Data, device: torch.device, precision: Precision, ranks: Ranks
-) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
-    """Model -> counts of at most `max_clips_per_class` validation clips of each class.
+) -> DifficultyPass | None:
+    """Counts of at most `max_clips_per_class` validation clips of each class.
 
     For the epochs between two validations: a class's accuracy over a random part of its clips is
     that over all of them, with more noise. None where difficulty is not measured so.
@@ -145,13 +145,14 @@ def build_difficulty_pass(
     split = replace(data.val, records=tuple(chosen))
     loader = build_evaluation_loader(config, split, ranks=ranks, memory=data.memory)
 
-    def measure(model: Recognizer) -> dict[str, ClassCounts]:
+    def measure(model: Recognizer, keep_going: Callable[[int], bool]) -> dict[str, ClassCounts]:
         return evaluate(
             model,
             loader,
             device=device,
             precision=precision,
             micro_batch_size=config.train.micro_batch_size,
+            keep_going=keep_going,
         ).counts
 
     return measure

@@ -108,11 +108,15 @@ def process_group(
     CPU tensors go over gloo, also beside NCCL: control messages and counts then never wait
     for the GPU's queue.
     """
-    if ranks.world_size == 1 or dist.is_initialized():  # Ray makes the group itself
+    if dist.is_initialized():  # Ray makes the group itself
         yield
         return
-    # torchrun gives each rank a session of its own: its agent's death would go unnoticed.
-    end_with_parent(signal.SIGTERM)
+    if ranks.world_size > 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun gives each rank a session of its own: its agent's death would go unnoticed.
+        end_with_parent(signal.SIGTERM)
+    if ranks.world_size == 1:
+        yield
+        return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)

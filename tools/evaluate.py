@@ -21,6 +21,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def main() -> None:
     subsets = [subsets_of(split, arguments.subset) for split in splits]  # before hours of scoring
     device = choose_device(loaded[0].config, ranks)
     leave_cores_to_workers(loaded[0].config.data.num_workers)
-    with process_group(ranks, device):
+    timeout = timedelta(seconds=loaded[0].config.train.rank_timeout_s)
+    with process_group(ranks, device, timeout=timeout):
+        experiments.refuse_different_checkpoints(loaded)
         reports = []
         for run, split, chosen in zip(loaded, splits, subsets, strict=True):
             run.model.to(device)

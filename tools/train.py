@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from cdb_video.evaluation.evaluate import EvaluationStoppedError
 from cdb_video.evaluation.report import print_report
 from cdb_video.evaluation.report_page import finish_report_page
 from cdb_video.training.run_folder import mark_stopped
+from cdb_video.training.run_log import Done, FileLog, SilentLog
 from cdb_video.training.signals import StopRequest
+from cdb_video.training.state import Position
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -51,15 +53,20 @@ def main() -> None:
     with ExitStack() as stack:
         run = None
         if ranks.is_main:
-            build.check(config, data, ranks=ranks)
+            launch = distributed.restarted_launch()
+            if not arguments.resume and launch is None:
+                build.check(config, data, ranks=ranks)
             run, config = experiments.open_run(
                 config,
                 config_name=arguments.config.stem,
                 resume=arguments.resume,
-                launch=distributed.restarted_launch(),
+                launch=launch,
                 vocabularies=data.train.vocabularies,
             )
             stack.callback(run.close)
+            if arguments.resume or launch is not None:  # what it goes on from matters
+                found = Path(run.resume_from) if run.resume_from else None
+                build.check(config, data, ranks=ranks, resume_from=found)
             print_plan(config, data, ranks, str(device), run.path)
             print_note(arguments.config, config)
         timeout = timedelta(seconds=config.train.rank_timeout_s)
@@ -75,7 +82,7 @@ def main() -> None:
             run.begin()
         trainer.fit()
         distributed.barrier()  # the last checkpoint is on the disk
-        report_on_splits(config, data, ranks, device, stop)
+        report_on_splits(config, data, ranks, device, stop, at=trainer.state.position)
         if run:
             print(f"run folder: {run.path}")
 
@@ -118,7 +125,7 @@ def print_note(path: Path, config: Config) -> None:
 
 
 def report_on_splits(
-    config: Config, data: Data, ranks: Ranks, device: object, stop: StopRequest
+    config: Config, data: Data, ranks: Ranks, device: object, stop: StopRequest, *, at: Position
 ) -> None:
     """Evaluate the selected checkpoint: once on the test split, else show its validation.
 
@@ -132,21 +139,29 @@ def report_on_splits(
     folder = Path(config.run.output_dir) / str(config.run.name)
     loaded = experiments.load_selected(folder, device=str(device))
     split = data.split(role)
+    log = FileLog(folder, done=Done(at.epoch, at.step)) if ranks.is_main else SilentLog()
     agreement = distributed.Agreement()
-    try:
-        report = experiments.score(
-            loaded,
-            split,
-            description=f"evaluating {role}",
-            ranks=ranks,
-            keep_going=lambda done: not agreement.exchange(stop.received)[0],
-        )
-    except EvaluationStoppedError:
-        reason = f"stopped while evaluating {role}, after training: --resume evaluates it again"
-        if ranks.is_main:
-            mark_stopped(folder, reason)
-        distributed.barrier()
-        raise StoppedError(reason) from None
+
+    def keep_going(videos_done: int) -> bool:
+        log.beat(f"evaluating {role}", epoch=at.epoch, step=at.step, done=videos_done)
+        return not agreement.exchange(stop.received)[0]
+
+    with closing(log):
+        try:
+            report = experiments.score(
+                loaded,
+                split,
+                description=f"evaluating {role}",
+                ranks=ranks,
+                keep_going=keep_going,
+            )
+        except EvaluationStoppedError:
+            reason = f"stopped while evaluating {role}, after training: --resume evaluates it again"
+            log.write("stop", epoch=at.epoch, step=at.step, signal=stop.by)
+            if ranks.is_main:
+                mark_stopped(folder, reason)
+            distributed.barrier()
+            raise StoppedError(reason) from None
     if ranks.is_main:
         print(f"selected checkpoint: {loaded.checkpoint.name}")
         content = write_report(

@@ -8,6 +8,7 @@ from cdb_video.experiments.runs import (
     load_selected,
     open_run,
     read_classes,
+    refuse_different_checkpoints,
     score,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "load_selected",
     "open_run",
     "read_classes",
+    "refuse_different_checkpoints",
     "score",
 ]

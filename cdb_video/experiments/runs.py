@@ -47,6 +47,8 @@ MAY_DIFFER_ON_RESUME = {
     "data.cache_dir",
     "data.num_workers",
     "data.decode_timeout_s",
+    "data.max_skipped",
+    "data.on_error",
     "train.epochs",
     "train.keep_last",
     "train.micro_batch_size",
@@ -218,6 +220,22 @@ def load_selected(run: str | Path, *, device: torch.device | str = "cpu") -> Loa
     return loaded or load_run(str(path), device=device)
 
 
+def refuse_different_checkpoints(loaded: Sequence[LoadedRun]) -> None:
+    """Ranks that each looked for themselves may have found others; every rank has to call it.
+
+    Raises:
+        RunError: they did, as in a run that is being trained, or on a disk that not all see alike.
+
+    """
+    mine = [str(run.checkpoint) for run in loaded]
+    for rank, theirs in enumerate(distributed.gather_objects(mine)):
+        for here, there in zip(mine, theirs, strict=True):
+            if Path(here).name != Path(there).name:
+                raise RunError(
+                    f"{here}: rank {rank} found {there} in its place; give one checkpoint folder"
+                )
+
+
 def read_classes(path: Path) -> dict[str, HeadClasses]:
     """Head -> what a checkpoint knows of its classes."""
     about = json.loads((path / "model.json").read_text(encoding="utf-8"))
@@ -337,6 +355,11 @@ def _find_resumable(
     run.set_aside = tuple(damaged)
     for line in damaged:
         print(line, file=sys.stderr)
+    if found is None and (damaged or any(run.checkpoints.glob("damaged-*"))):
+        raise RunError(
+            f"{run.path}: every checkpoint is damaged, there is nothing to resume; move the folder "
+            "away, or choose another run.name, to start again"
+        )
     if found is None:
         if not quiet:
             print(f"{run.path}: nothing to resume, starting the run")

@@ -47,6 +47,7 @@ __all__ = [
     "newest_valid",
     "save_best",
     "save_checkpoint",
+    "set_aside_if_damaged",
     "verify",
 ]
 
@@ -79,6 +80,17 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
             whole = path.with_name(path.name.removesuffix(REPLACED))
             return (path.rename(whole) if whole != path else path), lines
     return None, lines
+
+
+def set_aside_if_damaged(path: Path) -> str | None:
+    """A line where a checkpoint is gone, or was damaged and is renamed; None where it is whole."""
+    if not path.exists():
+        return f"{path}: not there any more"
+    try:
+        verify(path)
+    except RunError as error:
+        return _set_aside(path, error)
+    return None
 
 
 def _set_aside(path: Path, why: RunError) -> str:

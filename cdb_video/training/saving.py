@@ -103,7 +103,7 @@ class Saving:
         self.save()
         self.finish()
         position = self.state.position
-        by = self.stop.signal.name if self.stop.signal else "a signal to another rank"
+        by = self.stop.by
         self.log.write("stop", epoch=position.epochs_done, step=position.step, signal=by)
         reason = (
             f"stopped by {by} in epoch {position.epoch + 1}, and saved step-{position.step}: "
@@ -128,7 +128,7 @@ class Saving:
         for saved in self.checkpoints.take_finished():
             self.log.write(
                 "save",
-                epoch=self.state.position.epochs_done,
+                epoch=saved.step / self.state.position.steps_per_epoch,
                 step=saved.step,
                 checkpoint=saved.path.name,
                 bytes=saved.num_bytes,

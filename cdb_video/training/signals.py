@@ -27,6 +27,11 @@ class StopRequest:
         """True from the first signal on."""
         return self.signal is not None
 
+    @property
+    def by(self) -> str:
+        """What asked, of a run that is stopped."""
+        return self.signal.name if self.signal else "a signal to another rank"
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals as requests inside the block; elsewhere they do what they did.

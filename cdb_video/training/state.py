@@ -115,13 +115,8 @@ class TrainState:
             RunError: a part is missing or unknown, or the training clips are others.
 
         """
-        check_parts(state)
+        check_state(state, clips=self.clips)
         progress = state["progress"]
-        if progress["clips"] != self.clips:
-            raise RunError(
-                "the training clips, or their labels, are not those that the run was started with; "
-                "start another run, with model.weights to begin from this one's"
-            )
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         load_optimizer(self.optimizer, state["optimizer"])
@@ -186,8 +181,17 @@ def join_state(model: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str
     return {**rest, "averaged": {**rest["averaged"], "model": model}}
 
 
-def check_parts(state: Mapping[str, Any]) -> None:
-    """Refuse a state with other parts than `PARTS`."""
+def check_state(state: Mapping[str, Any], *, clips: str) -> None:
+    """Refuse a state that a run cannot go on from.
+
+    Args:
+        state: as `join_state` gives it.
+        clips: what the training clips are told from others by.
+
+    Raises:
+        RunError: a part is missing or unknown, or the training clips are others.
+
+    """
     missing = [part for part in PARTS if part not in state]
     unknown = [part for part in state if part not in PARTS]
     if missing or unknown:
@@ -198,6 +202,11 @@ def check_parts(state: Mapping[str, Any]) -> None:
                 for what, parts in (("it lacks", missing), ("unknown:", unknown))
                 if parts
             )
+        )
+    if state["progress"]["clips"] != clips:
+        raise RunError(
+            "the training clips, or their labels, are not those that the run was started with; "
+            "start another run, with model.weights to begin from this one's"
         )
 
 

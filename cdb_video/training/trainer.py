@@ -46,6 +46,8 @@ from cdb_video.training.step_log import StepLog
 Validate = Callable[[Recognizer, bool, Callable[[int], bool]], EvalReport]
 """Model, whether it is training's last, `keep_going` of `evaluate` -> the report, the same on every
 rank."""
+DifficultyPass = Callable[[Recognizer, Callable[[int], bool]], dict[str, ClassCounts]]
+"""Model, `keep_going` of `evaluate` -> the counts, the same on every rank."""
 
 
 class Trainer:
@@ -60,8 +62,8 @@ class Trainer:
         validate: measures the model after an epoch; None: no validation.
         crossfit: model -> counts of the training clips, the same on every rank, for that source of
             difficulty.
-        difficulty_pass: model -> counts of a few validation clips of each class, the same on every
-            rank, for epochs without validation; None: difficulty waits for the next.
+        difficulty_pass: counts a few validation clips of each class, for epochs without validation;
+            None: difficulty waits for the next.
         sampling: the classes that are drawn; None: every clip once an epoch.
         classes: head -> names and training counts, for difficulty.csv.
         options: see `TrainerOptions`.
@@ -85,7 +87,7 @@ class Trainer:
         loader: TrainingLoader,
         validate: Validate | None,
         crossfit: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
-        difficulty_pass: Callable[[Recognizer], dict[str, ClassCounts]] | None = None,
+        difficulty_pass: DifficultyPass | None = None,
         sampling: ClassSampling | None = None,
         classes: Mapping[str, HeadClasses],
         options: TrainerOptions,
@@ -204,8 +206,9 @@ class Trainer:
             while position.epoch < self.options.epochs:
                 self.train_one_epoch()
                 report = self.evaluate()
+                counts = report.counts if report else self.count_some()
                 position.end_epoch()
-                measured = self.difficulty_counts(report)
+                measured = self.difficulty_counts(counts)
                 self.criterion.update(measured)
                 if self.sampling and self.sampling.head in measured:
                     self.sampling.update(measured[self.sampling.head])
@@ -375,6 +378,16 @@ class Trainer:
         self.skipped.add(found, epoch=epoch, log=self.log, split="val")
         return report
 
+    def count_some(self) -> dict[str, ClassCounts]:
+        """Counts of a few validation clips, for difficulty; empty where it does not need them."""
+        if self.difficulty_pass is None:
+            return {}
+        try:
+            return self.difficulty_pass(self.evaluated, self.keep_going)
+        except EvaluationStoppedError:
+            self.saving.save_and_stop()
+            raise
+
     def unchanged_clips(self, num_steps: int) -> Iterator[Tensor]:
         """This rank's clips of the epoch's first steps, as the model takes them, and not mixed.
 
@@ -402,8 +415,13 @@ class Trainer:
         self.log.beat("evaluating", epoch=position.epoch + 1, step=position.step, done=videos_done)
         return self.saving.keeps_going()
 
-    def difficulty_counts(self, report: EvalReport | None) -> dict[str, ClassCounts]:
-        """The counts that difficulty is measured by; empty where there are none this epoch."""
+    def difficulty_counts(self, counts: dict[str, ClassCounts]) -> dict[str, ClassCounts]:
+        """The counts that difficulty is measured by; empty where there are none this epoch.
+
+        Args:
+            counts: of the validation split, or a part of it; empty: of none.
+
+        """
         all_reduce_counts(list(self.train_counts.values()))
         if self.options.difficulty_source == "train":
             return self.train_counts
@@ -411,9 +429,7 @@ class Trainer:
             since = self.state.position.epoch - self.options.crossfit_from
             is_due = since >= 0 and since % self.options.crossfit_every == 0
             return self.crossfit(self.evaluated) if is_due else {}
-        if report is None and self.difficulty_pass is not None:
-            return self.difficulty_pass(self.evaluated)
-        return report.counts if report else {}
+        return counts
 
     def settle_buckets(self) -> None:
         """Before the first step, and before a state is taken up: see `distributed`."""

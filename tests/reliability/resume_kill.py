@@ -35,7 +35,13 @@ class Kind(NamedTuple):
         """Of the configuration: with averaged weights, dropout, and parts of steps."""
         values: dict[str, dict[str, Any]] = {
             "model": {"dropout": 0.5},
-            "train": {"ema": 0.9, "precision": self.precision},
+            # Saved between two lines of the log, and not at every step.
+            "train": {
+                "ema": 0.9,
+                "precision": self.precision,
+                "log_every": 3,
+                "save_every_steps": 2,
+            },
         }
         if self.validates:
             values["data"] = {"val_split": "val", "num_workers": 2}

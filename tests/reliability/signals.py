@@ -51,14 +51,14 @@ def measure(count: int, seed: int, folder: Path) -> Outcome:
 
 
 def to_agent(
-    number: signal.Signals, *options: str, rank: bool = False
+    number: signal.Signals, *options: str, rank: bool = False, num_ranks: int = 2
 ) -> Callable[..., tuple[list[str], float]]:
     """A signal to torchrun's agent alone, or to one of its ranks alone."""
 
     def run_it(config: Path, run: Path, log: Path) -> tuple[list[str], float]:
         agent = torchrun(
             [str(config)],
-            num_ranks=2,
+            num_ranks=num_ranks,
             output=log / "agent.txt",
             options=options or HANDLED,
             environment={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
@@ -155,6 +155,7 @@ KINDS = {
     ),
     "SIGTERM to ranks and workers": to_ranks(signal.SIGTERM, one=False),
     "SIGKILL to the agent": to_agent(signal.SIGKILL),
+    "SIGKILL to the agent of one rank": to_agent(signal.SIGKILL, "--standalone", num_ranks=1),
     "SIGTERM to one rank in an evaluation": in_evaluation,
 }
 

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from cdb_video.build import build_trainer
+from cdb_video.build_data import read_data
+from cdb_video.config_file import load_config
+from cdb_video.counts import ClassCounts
 from cdb_video.distributed import Ranks
 from cdb_video.errors import StoppedError
 from cdb_video.evaluation.evaluate import EvalReport
@@ -20,10 +23,19 @@ from cdb_video.training.signals import STOP_SIGNALS, StopRequest
 from cdb_video.training.trainer import Trainer
 from tests.states import differences, state_at
 from tests.tiny import tiny_config
+from tools.train import report_on_splits
 
 
-def start(data: Path, runs: Path, *, resume: bool = False, **train: Any) -> Trainer:
-    config = tiny_config(data, runs, train={"epochs": 2, "global_batch_size": 4, **train})
+def start(
+    data: Path,
+    runs: Path,
+    *,
+    resume: bool = False,
+    loss: dict[str, Any] | None = None,
+    **train: Any,
+) -> Trainer:
+    sizes = {"epochs": 2, "global_batch_size": 4}
+    config = tiny_config(data, runs, loss=loss or {}, train={**sizes, **train})
     run, named = open_run(config, config_name="tiny", resume=resume, quiet=True)
     with closing(run):
         return build_trainer(named, ranks=Ranks(), run=run, quiet=True)
@@ -89,6 +101,51 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_resumed_run_starts_it_again(
 
     states = [state_at(tmp_path / name / "tiny", 6) for name in ("runs", "whole")]
     assert differences(*states) == []
+
+
+def test_a_signal_between_validations_ends_the_pass_that_measures_difficulty(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    few = {"loss": {"difficulty": {"max_clips_per_class": 2}}}
+    start(tiny_data, tmp_path / "whole", eval_every=2, **few).fit()
+    trainer = start(tiny_data, tmp_path / "runs", eval_every=2, **few)
+    count = trainer.difficulty_pass
+    assert count is not None
+
+    def with_signal(model: Recognizer, keep_going: Callable[[int], bool]) -> dict[str, ClassCounts]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return count(model, keep_going)
+
+    trainer.difficulty_pass = with_signal
+    with pytest.raises(StoppedError, match=r"by SIGTERM in epoch 1, and saved step-3"):
+        trainer.fit()
+
+    start(tiny_data, tmp_path / "runs", resume=True, eval_every=2, **few).fit()
+
+    states = [state_at(tmp_path / name / "tiny", 6) for name in ("runs", "whole")]
+    assert differences(*states) == []
+
+
+def test_a_stop_while_the_test_split_is_evaluated_is_in_the_log_too(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    trainer = start(tiny_data, tmp_path)
+    trainer.fit()
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        config = load_config(tmp_path / "tiny" / "config.yaml")
+        with pytest.raises(StoppedError, match="stopped while evaluating test, after training"):
+            report_on_splits(
+                config, read_data(config), Ranks(), "cpu", stop, at=trainer.state.position
+            )
+
+    events = [
+        json.loads(line) for line in (tmp_path / "tiny/metrics.jsonl").read_text().splitlines()
+    ]
+    assert (events[-1]["event"], events[-1]["signal"]) == ("stop", "SIGTERM")
+    assert [event["event"] for event in events].count("eval") == 2  # nothing was taken back
+    assert (tmp_path / "tiny" / "stopped.json").exists()
 
 
 def test_a_checkpoint_is_due_by_the_clock_too(tiny_data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from cdb_video.config_file import load_config
 from cdb_video.distributed import Ranks
 from cdb_video.errors import RunError
 from cdb_video.experiments import open_run
-from cdb_video.training.state import PARTS, check_parts
+from cdb_video.training.state import PARTS, check_state
 from cdb_video.training.trainer import Trainer
 from tests.states import differences, lines_of, state_at
 from tests.tiny import tiny_config
@@ -126,14 +126,16 @@ def test_a_run_that_ended_before_its_evaluation_goes_on_with_it(
 
 
 def test_a_part_that_is_missing_or_unknown_is_refused_by_name() -> None:
-    state = dict.fromkeys(PARTS, 0)
+    state: dict[str, object] = {**dict.fromkeys(PARTS, 0), "progress": {"clips": "these"}}
 
-    check_parts(state)
+    check_state(state, clips="these")
     for part in PARTS:
         with pytest.raises(RunError, match=rf"lacks {part}$"):
-            check_parts({name: 0 for name in PARTS if name != part})
+            check_state({name: state[name] for name in PARTS if name != part}, clips="these")
     with pytest.raises(RunError, match=r"unknown: momentum$"):
-        check_parts({**state, "momentum": 0})
+        check_state({**state, "momentum": 0}, clips="these")
+    with pytest.raises(RunError, match=r"the training clips, or their labels, are not those"):
+        check_state(state, clips="others")
 
 
 def test_other_training_clips_are_refused(

@@ -15,6 +15,7 @@ from cdb_video.clips.loader import TrainingLoader
 from cdb_video.config import Config
 from cdb_video.distributed import Ranks
 from cdb_video.errors import RunError
+from cdb_video.evaluation.evaluate import to_the_end
 from cdb_video.experiments import open_run
 from cdb_video.losses import CDBLoss, CrossEntropyLoss, MultiHeadLoss
 from cdb_video.models.base import Normalization
@@ -338,7 +339,7 @@ def test_between_validations_a_few_clips_of_each_class_measure_difficulty(
     trainer = fit(config(loss={"difficulty": difficulty}, train={"epochs": 2, "eval_every": 2}))
 
     assert trainer.difficulty_pass is not None
-    counts = trainer.difficulty_pass(trainer.model)
+    counts = trainer.difficulty_pass(trainer.model, to_the_end)
     # Of 4 and 3 clips of the verbs, of 3, 2 and 2 of the nouns.
     assert counts["verb"].total.tolist() == [2, 2]
     assert counts["noun"].total.tolist() == [2, 2, 2]

@@ -121,7 +121,8 @@ def steps(trainer: Trainer, batches: list[Batch]) -> None:
 def whole_epoch(trainer: Trainer) -> None:
     """Training, validation, and the difficulty for the next."""
     trainer.train_one_epoch()
-    trainer.criterion.update(trainer.difficulty_counts(trainer.evaluate()))
+    report = trainer.evaluate()
+    trainer.criterion.update(trainer.difficulty_counts(report.counts if report else {}))
     trainer.state.position.end_epoch()
 
 
