@@ -21,6 +21,7 @@ LEAVES = {"datasets", "clips", "models", "losses"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in BASE},
     "distributed": {"errors"},
+    "files": {"errors"},
     "config": set(),
     "config_file": {"config", "errors"},
     "config_reference": {"config"},
