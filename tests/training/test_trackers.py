@@ -41,9 +41,12 @@ def test_a_full_disk_is_one_line_of_tensorboard_too(tmp_path: Path, capfd) -> No
     events.unlink()
     events.symlink_to("/dev/full")
 
-    with pytest.raises(RunError, match=r"tensorboard: could not be written \(No space left"):
+    def write() -> None:
         while True:  # its thread writes when it is about to wait
             board.add_images({"val/verb/confusion": IMAGE}, step=7)
+
+    with pytest.raises(RunError, match=r"tensorboard: could not be written \(No space left"):
+        write()
     with pytest.raises(RunError, match=r"tensorboard: could not be written \(No space left"):
         board.close()
     assert capfd.readouterr().err == ""
