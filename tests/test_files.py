@@ -8,7 +8,15 @@ import pytest
 
 from cdb_video import files
 from cdb_video.errors import RunError
-from cdb_video.files import refuse_unpacking, replaced, sweep, write_text_atomically, writing
+from cdb_video.files import (
+    refuse_unpacking,
+    replaced,
+    sweep,
+    write_text_atomically,
+    write_text_durably,
+    writing,
+)
+from tests.disk_order import disk_order
 
 
 def test_a_text_replaces_the_one_before(tmp_path: Path) -> None:
@@ -35,6 +43,17 @@ def test_an_error_leaves_the_old_file_alone(tmp_path: Path) -> None:
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_durable_text_is_on_the_disk_before_and_after_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = disk_order(tmp_path, monkeypatch)
+
+    write_text_durably(tmp_path / "run.json", "{}")
+
+    beside = f".run.tmp{os.getpid()}.json"
+    assert lines == [f"sync {beside}", f"rename {beside} to run.json", "sync ."]
 
 
 def test_a_full_disk_is_a_line_with_the_file_the_reason_and_the_bytes(tmp_path: Path) -> None:
