@@ -30,7 +30,7 @@ from cdb_video.evaluation.predict import segment_record
 from cdb_video.evaluation.prediction_files import VideoPrediction, write_csv, write_json
 from cdb_video.evaluation.video_writer import save_video
 from cdb_video.experiments import LoadedRun
-from cdb_video.files import replaced
+from cdb_video.files import replaced, writing
 from cdb_video.progress import Progress, plain_console
 
 
@@ -188,11 +188,9 @@ def write_files(predictions: list[VideoPrediction], arguments: argparse.Namespac
     for path, write in ((arguments.json, write_json), (arguments.csv, write_csv)):
         if path:
             is_pipe = path.exists() and not path.is_file()
-            try:
-                with nullcontext(path) if is_pipe else replaced(path.resolve()) as target:
-                    write(target, predictions)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+            target = nullcontext(path) if is_pipe else replaced(path.resolve())
+            with writing(path), target as place:
+                write(place, predictions)
 
 
 def draw(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import av
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from cdb_video.clips.index import FrameIndex
 
-FORMAT = f"2, av {av.__version__}"
+FORMAT = f"3, av {av.__version__}"
 """What makes an index of the same file another one: this class, and the library that read it."""
 ELSEWHERE = "outside of the root"
 _TENSORS = ("times", "pts", "key", "key_pts", "droppable")
@@ -23,7 +25,9 @@ _TENSORS = ("times", "pts", "key", "key_pts", "droppable")
 class IndexFolder:
     """A folder of indices, by paths relative to the data's root, which may be mounted elsewhere.
 
-    An index holds as long as its file has the size and the time of change that it was made from.
+    An index holds as long as its file has the size and the time of change that it was made from,
+    and its own SHA-256 is right: safetensors notices neither a flipped bit nor a page of zeros.
+    That is also why it is not flushed to the disk: one that a power cut tore is made again.
     Two roots of one name share places: they are right still, and made again where paths are equal.
     """
 
@@ -39,14 +43,15 @@ class IndexFolder:
                 about = kept.metadata() or {}
                 if about["file"] != _identity(path.stat()):
                     return None
-                return FrameIndex(
+                index = FrameIndex(
                     **{name: kept.get_tensor(name) for name in _TENSORS},
                     fps=float(about["fps"]),
                     height=int(about["height"]),
                     width=int(about["width"]),
                     open_gop=about["open_gop"] == "True",
                 )
-        except (OSError, SafetensorError, KeyError, ValueError):
+                return index if about["sha256"] == _sha256(index) else None
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
 
     def keep(self, path: Path, index: FrameIndex, status: os.stat_result) -> None:
@@ -65,6 +70,7 @@ class IndexFolder:
             "height": str(index.height),
             "width": str(index.width),
             "open_gop": str(index.open_gop),
+            "sha256": _sha256(index),
         }
         beside = place.with_name(f"{place.name}.tmp{os.getpid()}")
         with contextlib.suppress(OSError, SafetensorError):
@@ -86,3 +92,16 @@ class IndexFolder:
 
 def _identity(status: os.stat_result) -> str:
     return f"{status.st_size} bytes, changed {status.st_mtime_ns}, {FORMAT}"
+
+
+def _sha256(index: FrameIndex) -> str:
+    """Of every field, with the types and shapes of tensors."""
+    digest = hashlib.sha256()
+    for field in fields(index):
+        value = getattr(index, field.name)
+        if isinstance(value, Tensor):
+            digest.update(f"{field.name} {value.dtype} {tuple(value.shape)}:".encode())
+            digest.update(value.numpy().tobytes())
+        else:
+            digest.update(f"{field.name} {value!r}:".encode())
+    return digest.hexdigest()

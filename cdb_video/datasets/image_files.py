@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import pickle
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from cdb_video.datasets.cifar_pickle import read_pickle
 from cdb_video.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -22,6 +22,8 @@ CIFAR_SIDE = 32
 CIFAR_NAMES = frozenset({*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "train", "test"})
 MOST_BYTES = 2**30
 """Of one file, unpacked: more is no data set of small images."""
+MOST_PICKLED = 2**28
+"""Bytes of a batch of CIFAR; the largest published one has 155 million."""
 MOST_LABELS = 10**8
 BYTES_AT_A_TIME = 2**24
 NOT_SUCH_A_FILE = (
@@ -44,7 +46,7 @@ def is_packed(path: Path) -> bool:
     if path.name not in CIFAR_NAMES or not path.is_file():
         return False
     with path.open("rb") as file:  # `train` may be anything
-        return file.read(1) == pickle.PROTO
+        return file.read(1) == b"\x80"  # as a pickle of protocol 2 or above begins
 
 
 def read_pixels(path: Path) -> Array:
@@ -131,78 +133,49 @@ def _idx(file: BinaryIO | gzip.GzipFile) -> Array:
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-def read_cifar(path: Path) -> Mapping[str, Any]:
-    """The dictionary of a file of CIFAR's version for Python, which is a pickle.
-
-    Nothing that the file names is run: where it asks for NumPy's array it gets `_Inert`, which does
-    nothing, where it asks for bytes it gets `_LATIN1`, and everything else is refused.
+def read_cifar(path: Path) -> Mapping[str | bytes, Any]:
+    """The dictionary of a file of CIFAR's version for Python, which is a pickle; see `read_pickle`.
 
     Raises:
         DataError: not such a file.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
-        with path.open("rb") as file:
-            found = _CifarReader(file, encoding="latin1").load()
+        size = path.stat().st_size
+        if size > MOST_PICKLED:
+            raise ValueError(f"it has {size} bytes; at most {MOST_PICKLED} are read")
+        found = read_pickle(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("it holds no dictionary")
-    except (*NOT_SUCH_A_FILE, pickle.UnpicklingError, IndexError, AttributeError) as error:
+    except (*NOT_SUCH_A_FILE, IndexError) as error:
         raise DataError(f"{path}: not a CIFAR file: {error}") from None
     return found
 
 
-def cifar_pixels(content: Mapping[str, Any], path: Path) -> Array:
+def cifar_pixels(content: Mapping[str | bytes, Any], path: Path) -> Array:
     """(N, 32, 32, 3) uint8: in the file a row an image, its red plane first.
 
     Raises:
         DataError: there are no such images in it.
     """
-    data = content.get("data")
-    raw: tuple[Any, ...] = getattr(data, "state", ())
+    raw = getattr(content.get("data"), "state", None)
     row = 3 * CIFAR_SIDE**2
     # NumPy's state: version, shape, type, whether the first dimension is the fastest, the bytes.
-    if not isinstance(raw, tuple) or len(raw) != 5 or raw[3] is not False:
-        raise DataError(f"{path}: not a CIFAR file: no array `data` of bytes")
+    if not isinstance(raw, tuple) or len(raw) != 5 or raw[3] is not False or not _is_pair(raw[1]):
+        raise DataError(f"{path}: not a CIFAR file: no array `data` of rows of bytes")
     try:
-        numbers = raw[4].encode("latin1") if isinstance(raw[4], str) else bytes(raw[4])
-    except NOT_SUCH_A_FILE as error:
+        numbers = raw[4].encode("latin1") if isinstance(raw[4], str) else raw[4]
+    except UnicodeEncodeError as error:
         raise DataError(f"{path}: not a CIFAR file: `data`: {error}") from None
+    if not isinstance(numbers, (bytes, bytearray)):
+        raise DataError(f"{path}: not a CIFAR file: `data` has no bytes")
     if raw[1] != (len(numbers) // row, row) or len(numbers) % row:
         raise DataError(f"{path}: not a CIFAR file: `data` is {raw[1]} of {len(numbers)} bytes")
     planes = np.frombuffer(numbers, dtype=np.uint8).reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
     return planes.transpose(0, 2, 3, 1)
 
 
-class _Inert:
-    """In place of NumPy's array and type: keeps what it is given, and does nothing with it."""
-
-    def __init__(self, *_: object) -> None:
-        self.state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-
-class _Latin1:
-    """In place of `codecs.encode`; without a dictionary that a file could write to."""
-
-    __slots__ = ()
-
-    def __call__(self, text: str, encoding: str) -> bytes:
-        return text.encode("latin1")
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("it changes a function")
-
-
-_LATIN1 = _Latin1()
-
-
-class _CifarReader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
-            return _Inert
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return _LATIN1
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+def _is_pair(shape: object) -> bool:
+    """Of numbers: nothing else is compared or printed, as it may have no end."""
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        return False
+    return all(isinstance(number, int) for number in shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +16,7 @@ import torch
 from cdb_video.clips.base import VideoDecoder
 from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.errors import DecodeError
+from cdb_video.evaluation.difficulty_file import read_difficulty_rows
 from cdb_video.evaluation.metrics import CALIBRATION_BINS, confidences
 from cdb_video.evaluation.predictions import HeadClasses, HeadPredictions, Predictions
 
@@ -49,23 +49,20 @@ class ClassHistory:
 
 def read_class_histories(path: Path, classes: Mapping[str, HeadClasses]) -> dict[str, ClassHistory]:
     """Head -> what difficulty.csv has of it; a head or file that is not there is left out."""
-    if not path.exists():
-        return {}
     places = {
         (head, name): i for head, part in classes.items() for i, name in enumerate(part.names)
     }
     rows: dict[str, dict[int, np.ndarray]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            head = row["head"]
-            place = places.get((head, row["class"]))
-            if place is None:
-                continue
-            epochs = rows.setdefault(head, {})
-            epoch = int(row["epoch"])
-            if epoch not in epochs:
-                epochs[epoch] = np.full((2, len(classes[head].names)), np.nan)
-            epochs[epoch][:, place] = [float(row[key] or "nan") for key in ("difficulty", "weight")]
+    for row in read_difficulty_rows(path):
+        head = row["head"]
+        place = places.get((head, row["class"]))
+        if place is None:
+            continue
+        epochs = rows.setdefault(head, {})
+        epoch = int(row["epoch"])
+        if epoch not in epochs:
+            epochs[epoch] = np.full((2, len(classes[head].names)), np.nan)
+        epochs[epoch][:, place] = [float(row[key] or "nan") for key in ("difficulty", "weight")]
     histories = {}
     for head, epochs in rows.items():
         order = sorted(epochs)
@@ -79,7 +76,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
         except ValueError:

@@ -22,6 +22,7 @@ from cdb_video.distributed import Ranks
 from cdb_video.evaluation.evaluate import gather_skipped
 from cdb_video.evaluation.features import Features, describing_arrays, see_views, to_half
 from cdb_video.evaluation.predictions import HeadClasses, metadata_of, save_arrays
+from cdb_video.files import writing
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.precision import Precision, autocast
 from cdb_video.progress import Progress
@@ -120,7 +121,9 @@ class _Shards:
         if not self._waiting:
             return
         name = f"{self.path.stem}.tokens-{self.rank}-{len(self.names):05}.npy"
-        np.save(self.path.parent / name, torch.cat(self._waiting).numpy(), allow_pickle=False)
+        shard = self.path.parent / name
+        with writing(shard):
+            np.save(shard, torch.cat(self._waiting).numpy(), allow_pickle=False)
         self.names.append(name)
         self._waiting, self._bytes = [], 0
 

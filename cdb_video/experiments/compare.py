@@ -29,6 +29,7 @@ from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.evaluation.report_page import finish_report_page
 from cdb_video.experiments.cells import Cell, Comparison
 from cdb_video.experiments.runs import MAY_DIFFER_ON_RESUME, differences, open_run
+from cdb_video.files import write_text_atomically
 from cdb_video.training.run_folder import RunFolder, git_state, versions
 
 CELL_FILE = "cell.json"
@@ -243,7 +244,7 @@ def _run_cell(config: Config, data: Data, *, ranks: Ranks, title: str) -> str | 
 
 
 def _write_cell(run: RunFolder, about: Mapping[str, Any]) -> None:
-    (run.path / CELL_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+    write_text_atomically(run.path / CELL_FILE, json.dumps(about) + "\n")
 
 
 def _open_cell(config: Config, title: str) -> RunFolder | None:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from cdb_video.counts import FEW_SHOT, MANY_SHOT
 from cdb_video.datasets.annotations import Split
+from cdb_video.files import writing
 from cdb_video.prepare.check import Diagnosis, Speed
 from cdb_video.prepare.findings import KINDS, count_levels
 
@@ -119,9 +120,9 @@ def print_report(
 
 def save_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON."""
-    path.write_text(
-        json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
 
 
 def _splits_table(splits: Mapping[str, Any]) -> Table:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cdb_video.files import writing
 from cdb_video.prepare.ingest import Ingest
 from cdb_video.prepare.ledger import LEDGER, Prepared
 from cdb_video.prepare.reencode import Settings
@@ -61,7 +62,9 @@ def print_ingest_report(report: Mapping[str, Any], *, console: Console | None = 
 
 def save_ingest_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON."""
-    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
 
 
 def _sums(entries: Sequence[Prepared]) -> dict[str, Any]:

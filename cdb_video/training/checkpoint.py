@@ -24,7 +24,6 @@ from cdb_video.training.checkpoint_files import (
     REPLACED,
     Content,
     delete,
-    free_space,
     load_model,
     load_training,
     remove_checkpoint,
@@ -254,11 +253,8 @@ class CheckpointFolder:
         if best is not None:
             try:
                 save_best(self.path, best)
-            except OSError as error:
-                raise RunError(
-                    f"{self.path / BEST}: could not be written ({error.strerror}), "
-                    f"{free_space(self.path)} free; earlier checkpoints are untouched"
-                ) from error
+            except RunError as error:
+                raise RunError(f"{error}; earlier checkpoints are untouched") from error
         notes += self._prune(best)
         _say(notes)
         seconds = time.perf_counter() - start

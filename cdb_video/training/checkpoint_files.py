@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cdb_video.errors import RunError
-from cdb_video.files import sync
+from cdb_video.files import free_space, sync
 from cdb_video.training.manifest import MANIFEST, verify, write_manifest
 from cdb_video.training.tensor_tree import put_tensors, take_tensors
 
@@ -113,7 +113,7 @@ def write_checkpoint(folder: Path, step: int, content: Content) -> Path:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(
             f"{target}: {doing.name} could not be written ({reason}); the checkpoint needs "
-            f"{_megabytes(content.num_bytes)}, {free_space(folder)} free; earlier checkpoints are "
+            f"{content.num_bytes / 1e6:.1f} MB, {free_space(folder)} free; earlier checkpoints are "
             "untouched"
         ) from error
     finally:  # also of what is no matter of the disk, such as Ctrl-C
@@ -149,18 +149,6 @@ def delete(path: Path) -> list[str]:
     except OSError as error:
         return [f"{path}: could not be deleted ({error.strerror})"]
     return []
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB"
-
-
-def free_space(folder: Path) -> str:
-    """Such as "3.1 MB are", of the folder's file system."""
-    try:
-        return f"{_megabytes(shutil.disk_usage(folder).free)} are"
-    except OSError:
-        return "none known to be"
 
 
 def load_model(path: Path) -> dict[str, Tensor]:

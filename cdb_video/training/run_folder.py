@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from cdb_video.distributed import launch_id
 from cdb_video.errors import RunError, RunIsHeldError
-from cdb_video.files import write_text_durably
+from cdb_video.files import sweep, write_text_durably, writing
 
 STOPPED = "stopped.json"
 PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "numpy", "cdb-video")
@@ -63,10 +63,11 @@ def choose_run_folder(
     while True:  # another run may start at the same time
         newest += 1
         folder = output_dir / f"{config_name}-{newest}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
+        with writing(folder):
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
         return folder
 
 
@@ -78,6 +79,7 @@ class RunFolder:
 
     Raises:
         RunIsHeldError: another process writes to it.
+        RunError: it cannot be made.
 
     """
 
@@ -86,8 +88,9 @@ class RunFolder:
         self.resume_from: str | None = None
         self.set_aside: tuple[str, ...] = ()
         self.checkpoints = path / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._lock: TextIO = (path / ".lock").open("w")
+        with writing(path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock: TextIO = (path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -95,6 +98,7 @@ class RunFolder:
             raise RunIsHeldError(f"{path}: another process is writing to this run") from None
         # A loader's worker that outlives a killed writer for a moment must not hold the lock on.
         os.register_at_fork(after_in_child=partial(_close, weakref.ref(self._lock)))
+        sweep(path)
 
     def write_config(self, config_yaml: str) -> None:
         """`config.yaml`, when the run starts and when it goes on."""

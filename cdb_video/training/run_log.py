@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from cdb_video.errors import RunError
 from cdb_video.evaluation.canvas import pixels
-from cdb_video.files import replaced, write_text_atomically
+from cdb_video.evaluation.difficulty_file import DIFFICULTY_COLUMNS, read_difficulty_rows
+from cdb_video.files import write_text_durably, writing
 from cdb_video.training.trackers import Tracker
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 BY_CLASS = ("class_accuracy", "train_count", "count")
 """Of a head's figures in a report, those with an entry a class."""
-DIFFICULTY_COLUMNS = ("epoch", "head", "class", "train_count", "accuracy", "difficulty", "weight")
 
 HEARTBEAT_S = 30.0
 """Longest time between two lines, but for what takes longer in one go."""
@@ -119,7 +121,8 @@ class FileLog:
         self.metrics_path = folder / "metrics.jsonl"
         self.difficulty_path = folder / "difficulty.csv"
         self._take_back(done)
-        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        with writing(self.metrics_path):
+            self._metrics = self.metrics_path.open("a", encoding="utf-8")
         self._step = max(done.step, 0)
         self._last_line = time.monotonic()
         self._trackers = tuple(trackers)
@@ -128,7 +131,7 @@ class FileLog:
         """Append a line to metrics.jsonl; numbers go to the trackers too."""
         line = {"event": event, "time": time.time(), "epoch": epoch, "step": step, **figures}
         # NaN is not JSON: a figure that does not exist is null.
-        with _named(self.metrics_path):
+        with writing(self.metrics_path):
             self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
             self._metrics.flush()
         self._last_line = time.monotonic()
@@ -158,7 +161,7 @@ class FileLog:
         columns = [tensor.tolist() for tensor in (train_counts, accuracy, difficulty, weights)]
         is_new = not self.difficulty_path.exists()
         with (
-            _named(self.difficulty_path),
+            writing(self.difficulty_path),
             self.difficulty_path.open("a", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
@@ -194,32 +197,26 @@ class FileLog:
         """Close the files and the trackers."""
         with suppress(OSError):  # what could not be written was said
             self._metrics.close()
+        is_failing = sys.exc_info()[0] is not None
         for tracker in self._trackers:
-            tracker.close()
+            # A full disk is said once, by the first that met it.
+            with suppress(RunError) if is_failing else nullcontext():
+                tracker.close()
 
     def _take_back(self, done: Done) -> None:
         if self.metrics_path.exists():
-            lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _belongs(line, done)]
-            write_text_atomically(self.metrics_path, "".join(kept))
+            # A power cut may have torn the end, or filled it with zeros.
+            text = self.metrics_path.read_bytes().decode("utf-8", errors="replace")
+            lines = text.splitlines()
+            kept = [f"{line}\n" for line in lines if _belongs(line, done)]
+            write_text_durably(self.metrics_path, "".join(kept))
         if self.difficulty_path.exists():
-            with self.difficulty_path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.reader(file))[1:]
-            kept_rows = [row for row in rows if int(row[0]) <= done.epoch]
-            with (
-                replaced(self.difficulty_path) as beside,
-                beside.open("w", newline="", encoding="utf-8") as file,
-            ):
-                csv.writer(file).writerows([DIFFICULTY_COLUMNS, *kept_rows])
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """A full disk, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path}: could not be written ({error}); --resume goes on") from error
+            content = io.StringIO(newline="")
+            writer = csv.DictWriter(content, DIFFICULTY_COLUMNS)
+            writer.writeheader()
+            rows = read_difficulty_rows(self.difficulty_path)
+            writer.writerows(row for row in rows if int(row["epoch"]) <= done.epoch)
+            write_text_durably(self.difficulty_path, content.getvalue())
 
 
 def _belongs(line: str, done: Done) -> bool:

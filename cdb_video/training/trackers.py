@@ -6,13 +6,16 @@ import importlib.util
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from cdb_video.errors import ConfigError
+from cdb_video.files import writing
 
 WANDB_PROJECT = "cdb-video"
 """Where the environment's WANDB_PROJECT does not name another."""
@@ -38,26 +41,48 @@ class TensorBoard:
         folder: the run's.
         from_step: steps done; what an interrupted run wrote after them is hidden.
 
+    Raises:
+        RunError: of every method, where the files cannot be written.
+
     """
 
     def __init__(self, folder: Path, *, from_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+        self._folder = folder / "tensorboard"
+        self._hook = threading.excepthook
+        threading.excepthook = partial(_leave_to_caller, self._hook)
+        with writing(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=from_step + 1)
 
     def add_scalars(self, scalars: Mapping[str, float], *, step: int) -> None:
         """Each under its name."""
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+        with writing(self._folder):
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
 
     def add_images(self, images: Mapping[str, np.ndarray], *, step: int) -> None:
         """Each under its name."""
-        for name, image in images.items():
-            self._writer.add_image(name, image, step, dataformats="HWC")
+        with writing(self._folder):
+            for name, image in images.items():
+                self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        try:
+            with writing(self._folder):
+                self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+
+def _leave_to_caller(
+    others: Callable[[threading.ExceptHookArgs], object], told: threading.ExceptHookArgs
+) -> None:
+    """TensorBoard's thread prints an error that it also raises at the next call; once is enough."""
+    of_tensorboard = type(told.thread).__module__.startswith("tensorboard.")
+    if not (of_tensorboard and isinstance(told.exc_value, OSError)):
+        others(told)
 
 
 class WeightsAndBiases:
@@ -80,9 +105,10 @@ class WeightsAndBiases:
         import wandb
 
         id_path = folder / "wandb" / "id"
-        id_path.parent.mkdir(exist_ok=True)
-        if not id_path.exists():
-            id_path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+        with writing(id_path):
+            id_path.parent.mkdir(exist_ok=True)
+            if not id_path.exists():
+                id_path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),

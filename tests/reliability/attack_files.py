@@ -24,6 +24,7 @@ import yaml
 
 from cdb_video.clips.decoders import open_video
 from cdb_video.config_file import load_config
+from cdb_video.datasets.image_files import read_pixels
 from cdb_video.evaluation.features import load_features
 from cdb_video.evaluation.predictions import load_predictions
 from cdb_video.models.weights import read_state
@@ -97,6 +98,41 @@ def pickles() -> Iterator[Attack]:
         in_trusting_environment,
         by_default,
     )
+
+
+def cifar_batches() -> Iterator[Attack]:
+    """Files of a data set that is published as pickles."""
+
+    def made(place: Place, content: bytes) -> Path:
+        path = place.root / "test_batch"
+        path.write_bytes(content)
+        return path
+
+    def payload(place: Place) -> Path:
+        return made(place, pickle.dumps({"data": Payload(place.canary)}, protocol=2))
+
+    def read(path: Path, place: Place) -> object:
+        return read_pixels(path).shape
+
+    def careless(path: Path, place: Place) -> object:
+        return len(pickle.loads(path.read_bytes(), encoding="latin1"))
+
+    # LONG_BINPUT: a place in the memo, up to which Python makes room.
+    memo = b"\x80\x02}r" + (20_000_000).to_bytes(4, "little") + b"."
+    # A key of 300,000 tuples, each within the next: Python's hash of it ends the process.
+    tuples = b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s."
+    # One text of 4 MB, encoded a hundred times.
+    text = b"X" + (4_000_000).to_bytes(4, "little") + b"a" * 4_000_000 + b"q\x00"
+    call = b"h\x01h\x00X\x06\x00\x00\x00latin1\x86R"
+    swelling = b"\x80\x02" + text + b"c_codecs\nencode\nq\x01](" + call * 100 + b"e."
+    yield Attack("pickle", "as a batch of CIFAR", payload, read, careless)
+    for name, content in (
+        ("a memo without end", memo),
+        ("a key of tuples in tuples", tuples),
+        ("one text a hundred times", swelling),
+    ):
+        make = partial(made, content=content)
+        yield Attack("pickle", f"{name}, as a batch of CIFAR", make, read, careless)
 
 
 def yamls() -> Iterator[Attack]:

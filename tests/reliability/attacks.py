@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -114,6 +115,7 @@ def attempt(
 def _in_child(
     reader: Callable[[Path, Place], object], given: Path, place: Place, send: int
 ) -> None:
+    faulthandler.disable()  # a careless reader may crash, as it is to
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(LIMIT_S))
     null = os.open(os.devnull, os.O_WRONLY)

@@ -22,6 +22,7 @@ from cdb_video.training.checkpoint import (
     save_checkpoint,
     verify,
 )
+from tests.disk_order import disk_order
 
 
 def save(folder: Path, step: int, **training: Any) -> Path:
@@ -89,6 +90,55 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
 
     assert [path.name for path in checkpoints(tmp_path)] == ["step-2", "step-4", "step-5"]
     assert load_best(tmp_path) == {"checkpoint": "step-2", "mean_class_accuracy": 0.5}
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_all_is_on_the_disk_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    texts = {"config.yaml": "run: {}\n"}
+    store = CheckpointFolder(tmp_path, texts=texts, keep_last=1, background=background)
+
+    def save_step(step: int) -> None:
+        best = {"checkpoint": f"step-{step}"}
+        store.save(step, model={"a": torch.zeros(2)}, training={"step": step}, best=best)
+        store.close()
+
+    save_step(1)
+    lines = disk_order(tmp_path, monkeypatch)
+    save_step(2)
+
+    files = {path.name for path in (tmp_path / "step-2").iterdir()} - {"manifest.json"}
+    assert files == {"model.safetensors", "training.safetensors", "training.json", "config.yaml"}
+    assert set(lines[:4]) == {f"sync .step-2.tmp/{name}" for name in files}
+    [beside] = {line.split()[1] for line in lines if ".best." in line}
+    assert lines[4:] == [
+        "sync .step-2.tmp/manifest.json",
+        "sync .step-2.tmp",
+        "rename .step-2.tmp to step-2",
+        "sync .",
+        f"sync {beside}",
+        f"rename {beside} to best.json",
+        "sync .",
+        "rename step-1 to .step-1.removed",
+    ]
+
+
+def test_one_of_the_same_step_goes_when_the_new_one_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    lines = disk_order(tmp_path, monkeypatch)
+
+    save(tmp_path, 1)
+
+    assert lines[-5:] == [
+        "sync .step-1.tmp",
+        "rename step-1 to step-1.old",
+        "rename .step-1.tmp to step-1",
+        "sync .",
+        "rename step-1.old to .step-1.old.removed",
+    ]
 
 
 def test_what_a_killed_save_left_is_swept(tmp_path: Path) -> None:

@@ -53,6 +53,27 @@ def test_a_run_has_one_writer(tmp_path: Path) -> None:
     RunFolder(run.path).close()
 
 
+def test_what_a_killed_writer_left_half_written_is_swept(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    run.mkdir()
+    gone = 2**22 + 1  # above the largest process id of Linux
+    for name in (f".metrics.tmp{gone}.jsonl", f".predictions_val.tmp{gone}.npz", "metrics.jsonl"):
+        (run / name).touch()
+
+    RunFolder(run).close()
+
+    assert {path.name for path in run.iterdir()} == {".lock", "checkpoints", "metrics.jsonl"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+
+    with pytest.raises(RunError, match=r"runs/demo-1: could not be written \(Not a directory\)"):
+        choose_run_folder(tmp_path / "runs", None, config_name="demo", resume=False)
+    with pytest.raises(RunError, match=r"runs/mine: could not be written \(Not a directory\)"):
+        RunFolder(tmp_path / "runs" / "mine")
+
+
 def test_run_json_tells_versions_command_and_classes(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
 

@@ -11,7 +11,8 @@ import torch
 from matplotlib.figure import Figure
 
 from cdb_video.errors import RunError
-from cdb_video.training.run_log import DIFFICULTY_COLUMNS, Done, FileLog
+from cdb_video.evaluation.difficulty_file import DIFFICULTY_COLUMNS
+from cdb_video.training.run_log import Done, FileLog
 
 
 def read_lines(folder: Path) -> list[dict[str, object]]:
@@ -116,6 +117,55 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_with_empty_files(
     assert read_lines(tmp_path) == []
     with (tmp_path / "difficulty.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2
+
+
+def torn(folder: Path) -> tuple[Path, Path]:
+    """metrics.jsonl and difficulty.csv of two epochs that are done."""
+    log = FileLog(folder)
+    for epoch in (1, 2):
+        log.write("train", epoch=epoch, step=10 * epoch)
+        write_difficulty(log, epoch)
+    log.close()
+    return folder / "metrics.jsonl", folder / "difficulty.csv"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"\xff\xfe",
+        bytes(40),
+        b"\r\n",
+        b"1",
+        b"2,verb,open,3,0.5,0.5,1.",  # of 1.25
+        b"2,verb,open,3,0.5,0.5,\xff\r\n",
+        b'2,verb,"open',
+        b"2,ve\rb,open,3,0.5,0.5,1.25\r\n",
+    ],
+)
+def test_what_a_power_cut_left_at_the_end_is_taken_back(tmp_path: Path, end: bytes) -> None:
+    metrics, difficulty = torn(tmp_path)
+    whole = difficulty.read_bytes()
+    for path in (metrics, difficulty):
+        with path.open("ab") as file:
+            file.write(end)
+
+    log = FileLog(tmp_path, done=Done(2, 20))
+    log.write("train", epoch=3, step=30)
+    log.close()
+
+    assert [line["step"] for line in read_lines(tmp_path)] == [10, 20, 30]
+    assert difficulty.read_bytes() == whole
+
+
+def test_a_last_line_without_its_end_does_not_run_into_the_next(tmp_path: Path) -> None:
+    metrics, _ = torn(tmp_path)
+    metrics.write_bytes(metrics.read_bytes().removesuffix(b"\n"))
+
+    log = FileLog(tmp_path, done=Done(2, 20))
+    log.write("train", epoch=3, step=30)
+    log.close()
+
+    assert [line["step"] for line in read_lines(tmp_path)] == [10, 20, 30]
 
 
 class Kept:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdb_video.errors import ConfigError
+from cdb_video.errors import ConfigError, RunError
 from cdb_video.training.trackers import TensorBoard, WeightsAndBiases, check_trackers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +31,25 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path: Path) -> None:
     [picture] = events.Images("val/verb/confusion")
     assert (loss.step, loss.value) == (7, 0.5)
     assert (picture.step, picture.height, picture.width) == (7, 4, 6)
+
+
+def test_a_full_disk_is_one_line_of_tensorboard_too(tmp_path: Path, capfd) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    board = TensorBoard(tmp_path)
+    [events] = (tmp_path / "tensorboard").iterdir()
+    events.unlink()
+    events.symlink_to("/dev/full")
+
+    def write() -> None:
+        while True:  # its thread writes when it is about to wait
+            board.add_images({"val/verb/confusion": IMAGE}, step=7)
+
+    with pytest.raises(RunError, match=r"tensorboard: could not be written \(No space left"):
+        write()
+    with pytest.raises(RunError, match=r"tensorboard: could not be written \(No space left"):
+        board.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_resumed_tensorboard_hides_the_steps_that_are_repeated(tmp_path: Path) -> None:
