@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cdb_video.clips.dataset import sample_generator
-from cdb_video.clips.features import FeatureClips, feature_shape
+from cdb_video.clips.feature_files import feature_shape
+from cdb_video.clips.features import FeatureClips
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks
