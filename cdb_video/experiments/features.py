@@ -24,7 +24,7 @@ from cdb_video.evaluation.features import (
     score_features,
 )
 from cdb_video.evaluation.predictions import Predictions, load_predictions
-from cdb_video.evaluation.token_files import save_tokens
+from cdb_video.evaluation.token_files import save_tokens, shards_of
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.training import checkpoint
 
@@ -101,6 +101,8 @@ def write_features(
     if ranks.is_main:
         named = dataclasses.replace(found, source=_source_of_features(run))
         save_features(path, named, run.classes, half=True)
+        for shard in shards_of(path):  # of tokens, which the file names no more
+            shard.unlink()
 
 
 def run_features(
