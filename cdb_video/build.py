@@ -13,26 +13,40 @@ from torch import nn
 
 from cdb_video import distributed
 from cdb_video.build_clips import build_training_loader, cache_dir, choose_device, decode_policy
-from cdb_video.build_data import Data, features_architecture, load_into_memory, read_data
+from cdb_video.build_data import (
+    Data,
+    features_architecture,
+    load_into_memory,
+    read_data,
+    refuse_other_features,
+)
 from cdb_video.build_evaluation import build_crossfit, build_difficulty_pass, build_validation
 from cdb_video.build_losses import build_class_sampling, build_criterion
+from cdb_video.build_weights import (
+    holds_heads_alone,
+    load_own_weights,
+    put_heads_back,
+    read_architecture,
+    read_normalization,
+)
 from cdb_video.config import Config, ModelConfig
 from cdb_video.config_file import dump_config
 from cdb_video.distributed import Ranks
 from cdb_video.errors import ConfigError
 from cdb_video.evaluation.predictions import HeadClasses
 from cdb_video.models.backbones import build_backbone
-from cdb_video.models.base import Normalization, place
+from cdb_video.models.base import place
 from cdb_video.models.from_transformers import PREFIX as HUB
 from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.tokens import set_drop_path
-from cdb_video.models.weights import load_pretrained, load_weights, resolve_weights
+from cdb_video.models.weights import load_weights, resolve_weights
 from cdb_video.precision import Precision, use_fast_kernels
 from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training.checkpoint import (
     CheckpointFolder,
     NoCheckpoints,
+    best_first,
     load_model,
     load_training,
     set_aside_if_damaged,
@@ -114,6 +128,10 @@ def check(config: Config, data: Data, *, ranks: Ranks, resume_from: Path | None 
         raise ConfigError("train.sync_batch_norm=true does not work with data.on_error=skip")
     if ranks.is_main and resume_from is None:
         _check_weights(config, data)
+    if resume_from is not None and config.data.format == "features":
+        known = read_architecture(resume_from) or {}
+        key = f"data.root={config.data.root}"
+        refuse_other_features(data.train, known, key=key, whose="the run's")
     check_trackers(config.run.trackers)
     build_criterion(config.loss, data.classes)
     build_class_sampling(config, data.classes)
@@ -299,37 +317,21 @@ def _build_untrained_model(
 
 def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
     if config.model.weights is None:  # of an hf: model: its own
-        loaded = load_pretrained(
-            model,
-            config.model.backbone.removeprefix(HUB),
-            num_frames=config.clip.num_frames,
-            crop_size=config.clip.crop_size,
-        )
-        if not quiet:
-            print("\n".join(loaded.summary()))
+        load_own_weights(model, config, quiet=quiet)
         return
     path = resolve_weights(
         str(config.model.weights), backbone=config.model.backbone, cache_dir=cache_dir(config)
     )
+    if (path / "checkpoints").is_dir():  # a run's folder
+        path = next(iter(best_first(path / "checkpoints")[0]), path)
+    if holds_heads_alone(path):
+        put_heads_back(model, config, path, quiet=quiet)
+        return
     loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
     if (path / "model.json").exists():  # a checkpoint of ours
         model.normalization = read_normalization(path)
     if not quiet:
         print("\n".join(loaded.summary()))
-
-
-def read_normalization(checkpoint: Path) -> Normalization:
-    """What a checkpoint's weights expect of pixels."""
-    about = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
-    known = about["normalization"]
-    return Normalization(tuple(known["mean"]), tuple(known["std"]), known["value_range"])
-
-
-def read_architecture(checkpoint: Path) -> dict[str, Any] | None:
-    """What a checkpoint knows of a backbone that its name does not tell."""
-    about = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
-    known: dict[str, Any] | None = about.get("architecture")
-    return known
 
 
 def _build_schedule(config: Config) -> Schedule:

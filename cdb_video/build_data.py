@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from cdb_video.build_clips import DEMO_ROOTS, Memory, cache_dir, clip_memory
-from cdb_video.clips.features import feature_shape
+from cdb_video.clips.feature_files import feature_shape, feature_source, source_difference
 from cdb_video.config import Config
 from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.datasets.image_files import is_packed
@@ -202,25 +202,55 @@ def _read(
     )
 
 
-def features_architecture(config: Config, data: Data) -> dict[str, int] | None:
-    """What the backbone `features` is built of: the width that all splits have; None: of video.
+def features_architecture(config: Config, data: Data) -> dict[str, Any] | None:
+    """What the backbone `features` is built of; None: of video.
+
+    The width that all splits have and, where their files say so, what made them: the `source`.
 
     Raises:
-        ConfigError: splits whose features are not of one width.
+        ConfigError: splits whose features are of other backbones, weights or clips.
         DataError: files that hold no features.
 
     """
     if config.data.format != "features":
         return None
-    width = feature_shape(data.train.records)[-1]
+    width, source = feature_shape(data.train.records)[-1], feature_source(data.train.records)
     for role, split in (("val", data.val), ("test", data.test)):
-        found = feature_shape(split.records)[-1] if split else width
-        if split and found != width:
-            raise ConfigError(
-                f"data.{role}_split={split.name}: {found} features a clip, and the training "
-                f"split's have {width}; the files of all splits must be of one backbone"
-            )
-    return {"num_features": width}
+        if split:
+            key = f"data.{role}_split={split.name}"
+            so_far = {"num_features": width, "source": source}
+            refuse_other_features(split, so_far, key=key, whose="the training split's")
+            source = {**feature_source(split.records), **source}
+    return {"num_features": width} | ({"source": source} if source else {})
+
+
+def refuse_other_features(
+    split: Split, architecture: Mapping[str, Any], *, key: str, whose: str
+) -> None:
+    """Refuse features of another backbone, or by other weights or clips, as far as files say.
+
+    Args:
+        split: of saved features.
+        architecture: what they must be, by `features_architecture`.
+        key: names them, for the message.
+        whose: the others are.
+
+    Raises:
+        ConfigError: naming the key and what differs.
+
+    """
+    width = feature_shape(split.records)[-1]
+    if width != architecture["num_features"]:
+        raise ConfigError(
+            f"{key}: {width} features a clip, and {whose} have {architecture['num_features']}; the "
+            "files of all splits must be of one backbone"
+        )
+    difference = source_difference(architecture.get("source", {}), feature_source(split.records))
+    if difference:
+        raise ConfigError(
+            f"{key}: features made with {difference} of {whose}; the files of all splits must be "
+            "of the same weights and clips"
+        )
 
 
 def data_root(config: Config) -> Path:

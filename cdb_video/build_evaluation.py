@@ -81,7 +81,10 @@ def build_validation(
 def build_crossfit(
     config: Config, data: Data, device: torch.device, precision: Precision, ranks: Ranks
 ) -> Callable[[Recognizer], dict[str, ClassCounts]] | None:
-    """Model -> counts of training clips; None where difficulty does not come from `crossfit`."""
+    """Model -> counts of training clips; None where difficulty does not come from `crossfit`.
+
+    Of saved features and of a frozen backbone they are measured once.
+    """
     if not config.uses_difficulty or config.loss.difficulty.source != "crossfit":
         return None
     seed = config.run.seed
@@ -89,8 +92,13 @@ def build_crossfit(
     chosen = replace(data.train, records=tuple(data.train.records[i] for i in sorted(taken)))
     loader = build_evaluation_loader(config, chosen, ranks=ranks, memory=data.memory)
     recordings = {record.id: record.recording for record in chosen.records}
+    # Features that never change have one answer, which a resumed run finds again.
+    sees_the_same = config.model.freeze_backbone or config.data.format == "features"
+    kept: dict[str, ClassCounts] = {}
 
     def measure(model: Recognizer) -> dict[str, ClassCounts]:
+        if kept:
+            return kept
         seen = extract_features(
             model,
             loader,
@@ -113,6 +121,8 @@ def build_crossfit(
             }
         result: dict[str, ClassCounts] | None = distributed.broadcast_object(fitted)
         assert result is not None  # noqa: S101 - rank 0 has it
+        if sees_the_same:
+            kept.update(result)
         return result
 
     return measure

@@ -324,7 +324,8 @@ class ModelConfig(Section):
     """
     weights: str | None = None
     """Weights to start from: a path, a URL or a known name such as kinetics400; null: random, of
-    an hf: model its own."""
+    an hf: model its own. A run of ours has its best checkpoint's; one on saved features heads
+    alone, which an hf: model takes besides its own weights."""
     allow_partial_weights: bool = False
     """Take a weights file of which less than half fits."""
     freeze_backbone: bool = False
@@ -340,7 +341,8 @@ class DifficultyConfig(Section):
     source: Literal["val", "train", "crossfit"] = "val"
     """val: held-out clips, as the paper; train: running counts of the training batches; crossfit:
     a linear classifier of the model's features of the training clips, fitted on four fifths and
-    counted on the last, five times: one more pass over them."""
+    counted on the last, five times: one more pass over them; of saved features and of a frozen
+    backbone, which never change, one for the whole run."""
     statistic: Literal["recall", "f1", "loss"] = "recall"
     """Difficulty of a class: 1 - recall, as the paper; 1 - F1, which also counts clips of other
     classes taken for it; or 1 - exp(-its mean negative log-likelihood)."""
@@ -507,12 +509,8 @@ class Config(Section):
             raise ValueError(
                 "data.pixels=yuv: augment.rand_augment and augment.erase change RGB; use rgb"
             )
-        if data.format == "features" and self.augment.cutmix:
-            raise ValueError(
-                f"augment.cutmix={self.augment.cutmix:g}: features have no pixels to cut; use mixup"
-            )
-        if data.format == "features" and data.in_memory:
-            raise ValueError("data.in_memory=true: is for video; features are in memory already")
+        if data.format == "features":
+            self._features_are_no_pixels()
         if self.uses_difficulty and loss.difficulty.source == "val" and data.val_split is None:
             raise ValueError(
                 "loss.difficulty.source=val needs data.val_split; without one, use "
@@ -556,6 +554,17 @@ class Config(Section):
         if "ldam" in self.loss_names and self.model.head_type != "cosine":
             raise ValueError(f"model.head_type={self.model.head_type}: the ldam loss needs cosine")
         return self
+
+    def _features_are_no_pixels(self) -> None:
+        if self.data.in_memory:
+            raise ValueError("data.in_memory=true: is for video; features are in memory already")
+        for key in ("cutmix", "color_jitter", "rand_augment", "erase"):
+            value = getattr(self.augment, key)
+            if value:
+                shown = f"{value:g}" if isinstance(value, float) else list(value)
+                raise ValueError(
+                    f"augment.{key}={shown}: features have no pixels to cut or change; use mixup"
+                )
 
     def _images_agree(self) -> None:
         data = self.data

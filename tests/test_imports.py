@@ -37,17 +37,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "build_clips": BASE | LEAVES | {"config"},
     "build_data": BASE | LEAVES | {"config", "evaluation", "build_clips"},
     "build_losses": BASE | LEAVES | {"config", "evaluation", "training"},
+    "build_weights": BASE | LEAVES | {"config"},
     "build": BASE
     | LEAVES
     | {"config", "config_file", "evaluation", "prepare", "training"}
-    | {"build_clips", "build_data", "build_evaluation", "build_losses"},
+    | {"build_clips", "build_data", "build_evaluation", "build_losses", "build_weights"},
     "build_evaluation": BASE
     | LEAVES
     | {"config", "evaluation", "training", "build_clips", "build_data"},
     "experiments": BASE
     | LEAVES
     | {"config", "config_file", "evaluation", "prepare", "training", "build"}
-    | {"build_clips", "build_data", "build_evaluation"},
+    | {"build_clips", "build_data", "build_evaluation", "build_weights"},
 }
 
 

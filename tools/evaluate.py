@@ -27,7 +27,6 @@ from typing import Any
 
 from cdb_video import experiments
 from cdb_video.build_clips import choose_device
-from cdb_video.build_data import read_role
 from cdb_video.build_evaluation import write_report
 from cdb_video.command_line import run_tool
 from cdb_video.config import Config
@@ -67,15 +66,7 @@ def main() -> None:
     refuse_other_classes(
         {str(path): run.classes for path, run in zip(arguments.runs, loaded, strict=True)}
     )
-    splits = [
-        read_role(
-            run.config,
-            arguments.split,
-            vocabularies=run.vocabularies,
-            check_files=ranks.is_main,
-        )
-        for run in loaded
-    ]
+    splits = [run.read_split(arguments.split, check_files=ranks.is_main) for run in loaded]
     if arguments.tokens:
         require_tokens(loaded[0].model.backbone)
     subsets = [subsets_of(split, arguments.subset) for split in splits]  # before hours of scoring
@@ -119,7 +110,7 @@ def splits_of(run: experiments.LoadedRun, arguments: argparse.Namespace) -> dict
     for role in roles_of(arguments, run.config):
         # data.test_split=auto: where the data has one.
         with suppress(UnknownSplitError):
-            found[role] = read_role(run.config, role, vocabularies=run.vocabularies)
+            found[role] = run.read_split(role)
     return found
 
 

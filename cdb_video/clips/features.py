@@ -7,9 +7,6 @@ are one token. So loss, sampler, trainer and evaluation do not know of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,83 +15,16 @@ from torch import Tensor
 
 from cdb_video.clips.batch import Appearance, Batch, Skipped
 from cdb_video.clips.dataset import sample_generator
+from cdb_video.clips.feature_files import (
+    FeatureFile,
+    feature_shape,
+    read_feature_file,
+    refuse_not_finite,
+)
 from cdb_video.datasets.annotations import VideoRecord
-from cdb_video.datasets.features import Array, open_features
 from cdb_video.errors import DataError
 
 Plan = Sequence[Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class FeatureFile:
-    """The features of one file, by row."""
-
-    rows: dict[str, int]
-    """Id -> row."""
-    shards: tuple[Array, ...]
-    """(m, V, L, D) each; from disk as they are asked for, where there are several."""
-    shard_of: Array
-    """(M,) shard of each row."""
-    place_of: Array
-    """(M,) place in its shard."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(V, L, D) of each row."""
-        _, views, tokens, width = self.shards[0].shape
-        return views, tokens, width
-
-
-def read_feature_file(path: Path) -> FeatureFile:
-    """A file's features; kept for the next one who asks, as a comparison asks for each run.
-
-    Raises:
-        DataError: not a features file, or one of its shards is missing.
-    """
-    try:
-        written = path.stat().st_mtime_ns
-    except OSError as error:
-        raise DataError(f"{path}: not a features file: {error}") from None
-    return _read(path, written)
-
-
-@lru_cache(maxsize=8)
-def _read(path: Path, written: int) -> FeatureFile:
-    with open_features(path) as arrays:
-        ids = arrays["ids"].tolist()
-        rows = {name: row for row, name in enumerate(ids)}
-        if "shards" not in arrays:
-            whole = arrays["features"]
-            if whole.ndim not in (2, 3) or len(whole) != len(ids) or whole.dtype.kind != "f":
-                raise ValueError(f"features {whole.dtype} {whole.shape} for {len(ids)} clips")
-            whole = whole.reshape(len(ids), -1, 1, whole.shape[-1])
-            zeros = np.zeros(len(ids), dtype=np.int64)
-            return FeatureFile(rows, (whole,), zeros, np.arange(len(ids)))
-        names = arrays["shards"].tolist()
-        # Mapped: of tokens there may be more than memory holds.
-        shards = tuple(
-            np.load(path.parent / name, mmap_mode="r", allow_pickle=False) for name in names
-        )
-        if any(shard.ndim != 4 or shard.shape[1:] != shards[0].shape[1:] for shard in shards):
-            raise ValueError("its shards are not of one shape (m, views, tokens, features)")
-        return FeatureFile(rows, shards, arrays["shard_of"], arrays["place_of"])
-
-
-def feature_shape(records: Sequence[VideoRecord]) -> tuple[int, int, int]:
-    """(V, L, D) of the features of a split.
-
-    Raises:
-        DataError: its files differ in it.
-    """
-    paths = list(dict.fromkeys(record.path for record in records))
-    shapes = [read_feature_file(path).shape for path in paths]
-    for path, shape in zip(paths, shapes, strict=True):
-        if shape != shapes[0]:
-            raise DataError(
-                f"{path}: {shape} views, tokens and features a clip, and {paths[0]} has "
-                f"{shapes[0]}; the files of a split must be alike"
-            )
-    return shapes[0]
 
 
 class FeatureClips:
@@ -160,9 +90,16 @@ class FeatureClips:
         if self._whole is not None:
             return self._whole[indices]
         rows = [self._found[index] for index in indices.tolist()]
-        return torch.from_numpy(
+        found = torch.from_numpy(
             np.stack([f.shards[f.shard_of[row]][f.place_of[row]] for f, row in rows])
         )
+        # Here, as nobody reads gigabytes twice before a training starts.
+        records = [self.records[index] for index in indices.tolist()]
+        try:
+            refuse_not_finite(found, [record.id for record in records])
+        except ValueError as error:
+            raise DataError(f"{records[0].path}: {error}") from None
+        return found
 
 
 def _in_memory(found: Sequence[tuple[FeatureFile, int]]) -> Tensor | None:

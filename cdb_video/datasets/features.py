@@ -16,6 +16,7 @@ import numpy as np
 
 from cdb_video.datasets.annotations import Split, VideoRecord, Vocabulary
 from cdb_video.errors import DataError, UnknownSplitError
+from cdb_video.files import refuse_unpacking
 
 EXPECTED_FILES = "<split>.npz, as tools/evaluate.py --features writes them"
 # What numpy and zipfile raise on files that are empty, cut short, damaged or something else.
@@ -23,6 +24,7 @@ NOT_SUCH_A_FILE = (
     OSError,
     EOFError,
     KeyError,
+    MemoryError,  # an array that claims terabytes
     TypeError,
     ValueError,
     zipfile.BadZipFile,
@@ -39,10 +41,27 @@ def open_features(path: Path) -> Iterator[Mapping[str, Array]]:
         DataError: not such a file, or arrays that the body of the `with` cannot use.
     """
     try:
+        refuse_unpacking(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             yield file
     except NOT_SUCH_A_FILE as error:
         raise DataError(f"{path}: not a features file: {error}") from None
+
+
+def read_texts(arrays: Mapping[str, Array], name: str, count: int | None = None) -> list[str]:
+    """An array of texts, one a clip where there are `count` clips.
+
+    Raises:
+        KeyError: there is no such array.
+        ValueError: it is something else, or of another length.
+    """
+    found = arrays[name]
+    if found.ndim != 1 or found.dtype.kind != "U":
+        raise ValueError(f"{name} {found.dtype} {found.shape} is no list of texts")
+    if count is not None and len(found) != count:
+        raise ValueError(f"{len(found)} {name} for {count} clips")
+    texts: list[str] = found.tolist()
+    return texts
 
 
 def read_features(root: Path, splits: Sequence[str]) -> Split:
@@ -75,15 +94,21 @@ def _read_file(root: Path, split: str) -> Split:
         there = ", ".join(sorted(file.stem for file in root.glob("*.npz"))) or "none"
         raise UnknownSplitError(f"{root}: no features of split {split!r}; there are: {there}")
     with open_features(path) as arrays:
-        ids = arrays["ids"].tolist()
+        ids = read_texts(arrays, "ids")
+        if not ids:
+            raise ValueError("it has no clips")
         heads = [name.removeprefix("labels_") for name in arrays if name.startswith("labels_")]
         if not heads:
             raise ValueError("it has no labels")
-        vocabularies = {head: Vocabulary(arrays[f"class_names_{head}"].tolist()) for head in heads}
-        labels = {head: _labels(arrays, head, vocabularies[head]) for head in heads}
-        recordings = arrays["recordings"].tolist() if "recordings" in arrays else ids
+        vocabularies = {
+            head: Vocabulary(read_texts(arrays, f"class_names_{head}")) for head in heads
+        }
+        labels = {head: _labels(arrays, head, vocabularies[head], len(ids)) for head in heads}
+        recordings = ids
+        if "recordings" in arrays:
+            recordings = read_texts(arrays, "recordings", len(ids))
         columns = {
-            name.removeprefix("metadata_"): arrays[name].tolist()
+            name.removeprefix("metadata_"): read_texts(arrays, name, len(ids))
             for name in arrays
             if name.startswith("metadata_")
         }
@@ -101,10 +126,15 @@ def _read_file(root: Path, split: str) -> Split:
     return Split(split, records, vocabularies)
 
 
-def _labels(arrays: Mapping[str, Array], head: str, vocabulary: Vocabulary) -> list[int]:
-    labels: list[int] = arrays[f"labels_{head}"].tolist()
-    if len(labels) != len(arrays["ids"]):
-        raise ValueError(f"{len(labels)} labels of {head} for {len(arrays['ids'])} clips")
-    if labels and not -1 <= min(labels) <= max(labels) < len(vocabulary):
+def _labels(
+    arrays: Mapping[str, Array], head: str, vocabulary: Vocabulary, count: int
+) -> list[int]:
+    found = arrays[f"labels_{head}"]
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(f"labels of {head} are {found.dtype} {found.shape}, not class indices")
+    labels: list[int] = found.tolist()
+    if len(labels) != count:
+        raise ValueError(f"{len(labels)} labels of {head} for {count} clips")
+    if not -1 <= min(labels) <= max(labels) < len(vocabulary):
         raise ValueError(f"a label of {head} is none of its {len(vocabulary)} classes")
     return labels

@@ -6,6 +6,7 @@ writes its videos' as it goes, and at the end rank 0 the features file that says
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def save_tokens(
     """Write `path` and, beside it, `<stem>.tokens-<rank>-<n>.npy` of (m, V, L, D) fp16 each.
 
     Args:
-        path: an .npz; it is written last, so that what is there is whole.
+        path: an .npz; it is written last, so that what is there is whole. One of that name is
+            removed first, with its shards.
         model: with a backbone that has tokens.
         loader: this rank's part of the split.
         classes: of the model's heads.
@@ -67,6 +69,8 @@ def save_tokens(
     """
     if ranks.is_main:
         path.unlink(missing_ok=True)
+        for shard in shards_of(path):  # which may be more than there will be now
+            shard.unlink()
     distributed.barrier()
     shards = _Shards(path, rank=ranks.rank, limit=shard_bytes)
     to_input = ToModelInput(*model.normalization).to(device)
@@ -88,6 +92,12 @@ def save_tokens(
     if ranks.is_main:
         _write_index(path, model, loader, classes, parts, reasons, source=source)
     distributed.barrier()
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The shards that `save_tokens` left for a features file, also where it was cut short."""
+    name = re.compile(rf"{re.escape(path.stem)}\.tokens-\d+-\d{{5,}}\.npy")
+    return [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
 
 
 Places = dict[int, tuple[str, int]]

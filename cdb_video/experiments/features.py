@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from cdb_video.build_clips import build_evaluation_loader
-from cdb_video.build_data import read_role
+from cdb_video.build_weights import name_weights
 from cdb_video.config import ViewsConfig
 from cdb_video.datasets.annotations import Split
 from cdb_video.distributed import ONE_PROCESS, Ranks
+from cdb_video.errors import ConfigError
 from cdb_video.evaluation.evaluate import evaluate
 from cdb_video.evaluation.features import (
     Features,
@@ -23,7 +24,7 @@ from cdb_video.evaluation.features import (
     score_features,
 )
 from cdb_video.evaluation.predictions import Predictions, load_predictions
-from cdb_video.evaluation.token_files import save_tokens
+from cdb_video.evaluation.token_files import save_tokens, shards_of
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.training import checkpoint
 
@@ -51,9 +52,21 @@ def _weights_of(run: LoadedRun) -> str:
     """What tells weights apart: of a checkpoint its SHA-256, of a recipe where they come from."""
     manifest = run.checkpoint / checkpoint.MANIFEST
     if not manifest.exists():
-        return f"{run.config.model.backbone} {run.config.model.weights}"
+        return name_weights(run.config.model)
     found: str = json.loads(manifest.read_text(encoding="utf-8"))["model.safetensors"]
     return found
+
+
+def _is_on_features(run: LoadedRun) -> bool:
+    return run.config.data.format == "features"
+
+
+def _source_of_features(run: LoadedRun) -> str:
+    """`source_of`; of features that the run was given, what its files said."""
+    if not _is_on_features(run):
+        return source_of(run)
+    known = getattr(run.model.backbone, "architecture", {})
+    return json.dumps(known.get("source", {}), sort_keys=True)
 
 
 def write_features(
@@ -64,9 +77,11 @@ def write_features(
     Pooled features (M, V, D), or tokens (M, V, L, D) in files of their own; fp16.
 
     Raises:
-        ConfigError: tokens of a backbone that has none.
+        ConfigError: tokens of a backbone that has none, or the file that a run on features reads.
         RunError: features beyond fp16's range.
     """
+    if path.resolve() in {there.resolve() for there in {record.path for record in split.records}}:
+        raise ConfigError(f"--features {path}: the run reads this file; give another place")
     description = f"features of {split.name}"
     if tokens:
         save_tokens(
@@ -76,7 +91,7 @@ def write_features(
             run.classes,
             device=next(run.model.parameters()).device,
             ranks=ranks,
-            source=source_of(run),
+            source=_source_of_features(run),
             precision=run.precision,
             micro_batch_size=run.config.train.micro_batch_size,
             description=description,
@@ -84,8 +99,10 @@ def write_features(
         return
     found = run_features(run, split, by_view=True, description=description, ranks=ranks)
     if ranks.is_main:
-        named = dataclasses.replace(found, source=source_of(run))
+        named = dataclasses.replace(found, source=_source_of_features(run))
         save_features(path, named, run.classes, half=True)
+        for shard in shards_of(path):  # of tokens, which the file names no more
+            shard.unlink()
 
 
 def run_features(
@@ -114,12 +131,14 @@ def view_features(run: LoadedRun, split: Split, role: str) -> Features:
 
     They are kept in the run's folder, and taken from there when they are of the same weights,
     clips, views and videos. 4 M V D bytes: 0.6 GB for EGTEA's 2,022 test clips under 30 views by
-    SlowFast.
+    SlowFast. Of a run on saved features there is no second copy: to read them is all it takes.
 
     Raises:
         DataError: the kept file cannot be used.
 
     """
+    if _is_on_features(run):
+        return run_features(run, split, by_view=True, description=f"features of {role}")
     views = run.config.views
     path = run.folder / f"posthoc_features_{role}_{views.num_clips}x{views.num_crops}.npz"
     source = source_of(run)
@@ -141,7 +160,7 @@ def plain_features(run: LoadedRun, role: str) -> Features:
         DataError: the annotations, or the kept file, cannot be used.
 
     """
-    split = read_role(run.config, role, vocabularies=run.vocabularies)
+    split = run.read_split(role)
     plain = run.config.model_copy(update={"views": ViewsConfig()})
     found = view_features(dataclasses.replace(run, config=plain), split, role)
     # One view, but of a run on saved features as many as there are.
@@ -157,7 +176,8 @@ def run_predictions(run: LoadedRun, split: Split, role: str) -> Predictions:
     """The run's own predictions of train, val or test.
 
     Those that evaluation left in the run's folder, when they are of the same weights, clips, views
-    and videos; else by the features of every view.
+    and videos; else by the features of every view, and always so of a run on saved features, whose
+    files may have changed.
 
     Raises:
         DataError: a kept file cannot be used.
@@ -165,7 +185,7 @@ def run_predictions(run: LoadedRun, split: Split, role: str) -> Predictions:
     """
     path = run.folder / f"predictions_{role}.npz"
     source = source_of(run)
-    if path.exists():
+    if path.exists() and not _is_on_features(run):
         kept, _ = load_predictions(path)
         if kept.source == source and _is_of(kept, split):
             return kept

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cdb_video.build_data import read_role
 from cdb_video.build_evaluation import write_report
 from cdb_video.config_file import dump_config, load_config
 from cdb_video.errors import ConfigError
@@ -62,7 +61,8 @@ def correct(
     Logit adjustment takes the predictions that evaluation left in the run's folder, when they are
     of this checkpoint and these views. New heads are put on the features of the split's every
     view, and the old ones too, so that before and after differ by the heads alone; the features
-    are made in one pass and kept, so that a second method is done in seconds.
+    are made in one pass and kept, so that a second method is done in seconds. Of a run on saved
+    features nothing is kept or taken: its files may be others by now.
 
     `report_<role>.json` and `predictions_<role>.npz` are written as evaluation writes them, the
     corrected ones beside them as `..._<role>_<method>`; of the methods that make new heads
@@ -83,7 +83,7 @@ def correct(
     """
     if tau is not None:
         posthoc.check_strength(tau)
-    split = read_role(run.config, role, vocabularies=run.vocabularies)
+    split = run.read_split(role)
     corrected = None
     if method in NEW_HEADS:
         corrected, settings = _with_new_heads(run, method, tau=tau, seed=seed)

@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 
 from cdb_video import distributed
-from cdb_video.build import build_model, read_architecture, read_normalization
+from cdb_video.build import build_model
 from cdb_video.build_clips import (
     build_evaluation_loader,
     clip_sampler,
     evaluation_crops,
     record_opener,
 )
+from cdb_video.build_data import read_role, refuse_other_features
+from cdb_video.build_weights import read_architecture, read_normalization
 from cdb_video.clips.transforms import ToModelInput, crop, view_windows
 from cdb_video.config import Config
 from cdb_video.config_file import load_config
 from cdb_video.datasets.annotations import Split, Vocabulary
 from cdb_video.distributed import ONE_PROCESS, Ranks
-from cdb_video.errors import RunError, StoppedError
+from cdb_video.errors import ConfigError, RunError, StoppedError
 from cdb_video.evaluation.evaluate import EvalReport, evaluate, to_the_end
 from cdb_video.evaluation.predict import Ranking, Scorer
 from cdb_video.evaluation.predictions import HeadClasses
@@ -80,6 +82,22 @@ class LoadedRun:
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Head -> class list, for `read_split`."""
         return {head: Vocabulary(part.names) for head, part in self.classes.items()}
+
+    def read_split(self, role: str, *, check_files: bool = True) -> Split:
+        """The split of a role, train, val or test, by the run's classes.
+
+        Raises:
+            ConfigError: the run has no such split, or saved features that its heads do not know.
+            DataError: annotations or files that cannot be used.
+
+        """
+        config = self.config
+        split = read_role(config, role, vocabularies=self.vocabularies, check_files=check_files)
+        if config.data.format == "features":
+            known = getattr(self.model.backbone, "architecture", {})
+            key = f"data.root={config.data.root}"
+            refuse_other_features(split, known, key=key, whose="the run's")
+        return split
 
     def transform(self, frames: Tensor) -> Tensor:
         """Frames (T, C, H, W) uint8 -> the model's input (1, C, T, crop, crop): the centre crop."""
@@ -183,6 +201,7 @@ def load_run(
     path, state = _load_first_whole(_candidates(Path(run)))
     config = load_config(path / "config.yaml", overrides)
     _refuse_another_draw(path, config)
+    _refuse_views_of_features(config, overrides)
     classes = read_classes(path)
     model = build_model(
         config.model,
@@ -207,6 +226,15 @@ def _refuse_another_draw(path: Path, config: Config) -> None:
         if key in drawn_by or key == "data.long_tail":
             raise RunError(
                 f"{key}={new}: the run was trained with {old}, which says what was held out"
+            )
+
+
+def _refuse_views_of_features(config: Config, overrides: Sequence[str]) -> None:
+    for given in overrides:
+        if config.data.format == "features" and given.startswith("views."):
+            raise ConfigError(
+                f"{given}: the run is on saved features, and scores the views that are in their "
+                "files; `tools/evaluate.py ... --features OUT --views` chooses them"
             )
 
 

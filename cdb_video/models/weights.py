@@ -23,7 +23,14 @@ from cdb_video.models.published_weights import (
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weight_layouts import PREFIX, State, to_our_names
 
-__all__ = ["KNOWN_WEIGHTS", "WeightsReport", "load_pretrained", "load_weights", "resolve_weights"]
+__all__ = [
+    "KNOWN_WEIGHTS",
+    "WeightsReport",
+    "load_heads",
+    "load_pretrained",
+    "load_weights",
+    "resolve_weights",
+]
 
 MIN_SHARE = 0.5
 """Of the backbone's parameters: a file of which less fits is for another network."""
@@ -127,6 +134,35 @@ def load_pretrained(
         layout="transformers",
         allow_partial=False,
     )
+
+
+def load_heads(model: Recognizer, path: Path) -> list[str]:
+    """Fill heads of a model from a checkpoint of ours, and leave the rest; the heads' names.
+
+    Raises:
+        WeightsError: a head of another type or of other classes, or none of the model's.
+    """
+    state, expected = read_state(path), model.state_dict()
+    fitted: State = {}
+    for head in model.heads:
+        ours, theirs = (_of_head(head, tensors) for tensors in (expected, state))
+        if theirs and _shapes(theirs) != _shapes(ours):
+            raise WeightsError(
+                f"{path}: its head {head!r} has {_shapes(theirs)}, the model's {_shapes(ours)}"
+            )
+        fitted |= theirs
+    if not fitted:
+        raise WeightsError(f"{path}: has none of the heads {', '.join(model.heads)}")
+    model.load_state_dict(fitted, strict=False)
+    return [head for head in model.heads if _of_head(head, fitted)]
+
+
+def _of_head(head: str, state: Mapping[str, Tensor]) -> State:
+    return {name: value for name, value in state.items() if name.startswith(f"heads.{head}.")}
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def _load(

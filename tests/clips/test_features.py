@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from cdb_video.clips.dataset import sample_generator
-from cdb_video.clips.features import FeatureClips, feature_shape
+from cdb_video.clips.feature_files import feature_shape, feature_source, source_difference
+from cdb_video.clips.features import FeatureClips
 from cdb_video.clips.loader import EvaluationLoader, TrainingLoader, TrainingOrder
 from cdb_video.datasets.readers import read_split
 from cdb_video.distributed import Ranks
 from cdb_video.errors import DataError, UnknownSplitError
-from tests.feature_files import NAMES, make_features, save_data_set
+from tests.feature_files import NAMES, made_with, make_features, save_data_set
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,17 @@ def test_tokens_in_shards_are_read_from_disk(tmp_path: Path) -> None:
         ({"ids": np.array(["a", "a"])}, "clip a is in the split twice"),
         ({"features": np.zeros((2, 3), dtype=np.int64)}, r"features int64 \(2, 3\) for 2 clips"),
         ({"features": np.zeros((1, 3))}, r"features float64 \(1, 3\) for 2 clips"),
+        ({"features": np.zeros((2, 0, 3))}, r"features float64 \(2, 0, 3\) for 2 clips"),
+        ({"features": np.zeros((2, 3), dtype=">f4")}, r"features >f4 \(2, 3\) for 2 clips"),
+        ({"features": np.array([[0, 1], [np.nan, 2]])}, "clip b is no finite number"),
+        ({"features": np.array([[-np.inf, 1], [0, 2]])}, "clip a is no finite number"),
+        ({"labels_verb": np.array([0.0, 1.0])}, r"labels of verb are float64 \(2,\), not class"),
+        ({"labels_verb": np.array([[0, 1]])}, r"labels of verb are int64 \(1, 2\), not class"),
+        ({"ids": np.array([1, 2])}, r"ids int64 \(2,\) is no list of texts"),
+        ({"ids": np.array([], dtype=np.str_)}, "it has no clips"),
+        ({"recordings": np.array(["r", "r", "s"])}, "3 recordings for 2 clips"),
+        ({"metadata_camera": np.array(["c"])}, "1 metadata_camera for 2 clips"),
+        ({"metadata_camera": np.array([1, 2])}, "metadata_camera int64"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(
@@ -136,6 +148,83 @@ def test_a_file_that_contradicts_itself_is_refused(
 
     with pytest.raises(DataError, match=message):
         FeatureClips(read_split(tmp_path, format="features", split="train").records)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shard_of": np.array([0, 1])}, r"shard_of int64 \(2,\) for 3 clips"),
+        ({"place_of": np.array([0.0, 1.0, 0.0])}, r"place_of float64 \(3,\) for 3 clips"),
+        ({"shard_of": np.array([0, 0, 2])}, "clip c is in row 0 of shard 2, which is not there"),
+        ({"shard_of": np.array([0, 0, -1])}, "clip c is in row 0 of shard -1"),
+        ({"place_of": np.array([0, 2, 0])}, "clip b is in row 2 of shard 0, which is not there"),
+        ({"place_of": np.array([0, -1, 0])}, "clip b is in row -1 of shard 0"),
+        ({"shards": np.array(["a.npy", "../b.npy"])}, "are no files beside it"),
+        ({"shards": np.array(["a.npy", "wide.npy"])}, "its shards are not of one shape"),
+        ({"shards": np.array(["a.npy", "whole.npy"])}, "its shards are not of one shape"),
+        ({"shards": np.array(["a.npy", "train.npz"])}, "not a features file"),
+    ],
+)
+def test_an_index_of_tokens_that_contradicts_its_shards_is_refused(
+    tmp_path: Path, change: dict[str, np.ndarray], message: str
+) -> None:
+    save_tokens(tmp_path, np.zeros((3, 1, 5, 4), dtype=np.float16), **change)
+    np.save(tmp_path / "wide.npy", np.zeros((1, 1, 5, 6), dtype=np.float16))
+    np.save(tmp_path / "whole.npy", np.zeros((1, 1, 5, 4), dtype=np.int64))
+
+    with pytest.raises(DataError, match=message):
+        FeatureClips(read_split(tmp_path, format="features", split="train").records)
+
+
+def test_tokens_that_are_no_numbers_are_found_as_they_are_read(tmp_path: Path) -> None:
+    tokens = np.zeros((3, 1, 5, 4), dtype=np.float16)
+    tokens[1, 0, 4, 2] = np.nan
+    save_tokens(tmp_path, tokens)
+    clips = FeatureClips(read_split(tmp_path, format="features", split="train").records)
+
+    assert len(list(clips.batches([[0, 2]]))) == 1
+    with pytest.raises(DataError, match=r"train\.npz: a feature of clip b is no finite number"):
+        list(clips.batches([[2, 1]]))
+
+
+def save_tokens(folder: Path, tokens: np.ndarray, **change: np.ndarray) -> None:
+    """train.npz of clips a and b in a.npy, c in b.npy."""
+    np.save(folder / "a.npy", tokens[:2])
+    np.save(folder / "b.npy", tokens[2:])
+    arrays = {
+        "ids": np.array(["a", "b", "c"]),
+        "labels_verb": np.array([0, 1, 0]),
+        "class_names_verb": np.array(["close", "open"]),
+        "shards": np.array(["a.npy", "b.npy"]),
+        "shard_of": np.array([0, 0, 1]),
+        "place_of": np.array([0, 1, 0]),
+    }
+    np.savez(folder / "train.npz", **(arrays | change))  # type: ignore[arg-type]
+
+
+def test_the_source_of_a_split_is_what_its_files_agree_on(tmp_path: Path) -> None:
+    save_data_set(tmp_path, source=made_with("hf:a None"))
+    records = read_split(tmp_path, format="features", split=["train", "val"]).records
+
+    source = feature_source(records)
+
+    assert source == {"weights": "hf:a None", "clip": {"num_frames": 16, "stride": 2}}
+    assert source_difference(source, {"weights": "hf:b None"}) == "weights=hf:b None, against " + (
+        "hf:a None"
+    )
+    assert source_difference(source, {"clip": {"stride": 4}}) == "clip.stride=4, against 2"
+    assert source_difference(source, {"clip": {"fps": 4}}) is None  # the other does not say
+    (save_data_set(tmp_path / "b", source=made_with("hf:b None")) / "val.npz").replace(
+        tmp_path / "val.npz"
+    )
+    with pytest.raises(
+        DataError, match=r"val\.npz: made with weights=hf:b None, against hf:a None"
+    ):
+        feature_source(records)
+    for said in ("", "weights of May", "[1]", '{"weights": 3}'):  # of another's file: nothing
+        save_data_set(tmp_path / "other", source=said)
+        other = read_split(tmp_path / "other", format="features", split="train").records
+        assert feature_source(other) == {}
 
 
 def test_files_of_other_widths_or_classes_are_not_one_split(tmp_path: Path) -> None:

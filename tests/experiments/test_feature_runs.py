@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from cdb_video.build import build_trainer
+from cdb_video.build import build_initial_model, build_trainer
 from cdb_video.build_data import read_data
+from cdb_video.build_evaluation import build_crossfit
 from cdb_video.config import Config
 from cdb_video.config_file import parse_config
 from cdb_video.distributed import ONE_PROCESS
@@ -21,11 +24,11 @@ from cdb_video.evaluation.features import load_features, save_features
 from cdb_video.experiments import load_run, open_run
 from cdb_video.experiments.compare import finished, make_plan, run_cells
 from cdb_video.experiments.export import export_run
-from cdb_video.experiments.features import run_features
+from cdb_video.experiments.features import run_features, view_features, write_features
 from cdb_video.experiments.posthoc import correct
 from cdb_video.experiments.runs import score
 from cdb_video.training.trainer import Trainer
-from tests.feature_files import save_data_set
+from tests.feature_files import made_with, save_data_set
 from tests.tiny import tiny_config, tiny_values
 
 
@@ -39,20 +42,25 @@ def features_config(root: Path, output: Path, **sections: dict[str, Any]) -> Con
     return parse_config(values, source="features")
 
 
-def trained(config: Config) -> tuple[Trainer, Path]:
+def trained(config: Config, *, resume: bool = False) -> tuple[Trainer, Path]:
     """A finished run in its folder."""
     data = read_data(config)
-    run, config = open_run(config, config_name="features", resume=False)
-    trainer = build_trainer(config, data=data, run=run, quiet=True)
-    trainer.fit()
-    run.close()
+    run, config = open_run(config, config_name="features", resume=resume)
+    try:
+        trainer = build_trainer(config, data=data, run=run, quiet=True)
+        trainer.fit()
+    finally:
+        run.close()
     return trainer, run.path
+
+
+SOURCE = made_with("hf:a None")
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    root = save_data_set(folder / "features", views=3)
+    root = save_data_set(folder / "features", views=3, source=SOURCE)
     return trained(features_config(root, folder, train={"epochs": 4}))[1]
 
 
@@ -148,7 +156,7 @@ def test_a_run_on_features_learns_loads_and_is_scored_over_all_views(run_folder:
     written = json.loads((run_folder / "report_val.json").read_text())
     assert written["views"] == "3"
     about = json.loads((run.checkpoint / "model.json").read_text())
-    assert about["architecture"] == {"num_features": 6}
+    assert about["architecture"] == {"num_features": 6, "source": json.loads(SOURCE)}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +173,78 @@ def test_corrections_take_the_saved_features(run_folder: Path, method: Any) -> N
 
     assert found.after["heads"]["verb"]["top1"] > 0.5
     assert found.after["num_videos"] == 12
+
+
+@pytest.mark.parametrize("method", ["logit-adjust", pytest.param("lws", marks=pytest.mark.slow)])
+def test_corrections_are_of_the_features_that_are_there_now(
+    run_folder: Path, tmp_path: Path, method: Any
+) -> None:
+    """The ids and labels are the same, the features are others."""
+    before = load_run(run_folder)
+    correct(before, method)
+    seen = view_features(before, before.read_split("test"), "test").features
+    root = save_data_set(tmp_path / "features", views=3, source=SOURCE)
+    for path in root.glob("*.npz"):
+        found, classes = load_features(path)
+        negated = dataclasses.replace(found, features=-found.features)
+        save_features(path, negated, classes)
+    run = load_run(run_folder, overrides=[f"data.root={root}"])
+    assert torch.equal(view_features(run, run.read_split("test"), "test").features, -seen)
+    there = score(run, run.read_split("test")).counts["verb"].top1
+
+    found = correct(run, method)
+
+    assert found.before["heads"]["verb"]["top1"] == there < 0.5
+    written = json.loads((run_folder / "report_test.json").read_text())
+    assert written["heads"]["verb"]["top1"] == there
+    assert not list(run_folder.glob("posthoc_features*"))
+
+
+def test_crossfit_is_measured_once_where_features_never_change(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    crossfit = {"name": "cdb", "difficulty": {"source": "crossfit"}}
+    root = save_data_set(tmp_path / "features")
+    video = tiny_config(tiny_data, tmp_path, loss=crossfit)
+    frozen = tiny_config(tiny_data, tmp_path, loss=crossfit, model={"freeze_backbone": True})
+    for config, is_kept in (
+        (features_config(root, tmp_path, loss=crossfit), True),
+        (frozen, True),
+        (video, False),
+    ):
+        data = read_data(config)
+        cpu = torch.device("cpu")
+        model = build_initial_model(config, data, cpu, quiet=True)
+        measure = build_crossfit(config, data, cpu, "fp32", ONE_PROCESS)
+        assert measure is not None
+
+        first, second = measure(model), measure(model)
+
+        assert (second["verb"] is first["verb"]) == is_kept
+        assert second["noun"].total.tolist() == first["noun"].total.tolist()
+
+
+def test_crossfit_of_a_frozen_backbone_is_found_again_by_a_resumed_run(tmp_path: Path) -> None:
+    root = save_data_set(tmp_path / "features", views=2)
+    folders = []
+    for name, parts in (("whole", (3,)), ("parts", (1, 3))):
+        for epochs in parts:
+            config = features_config(
+                root,
+                tmp_path,
+                loss={"name": "cdb", "difficulty": {"source": "crossfit", "ema": 0.5}},
+                optim={"schedule": "constant"},
+                train={"epochs": epochs},
+                run={"name": name},
+            )
+            folder = trained(config, resume=epochs > parts[0])[1]
+        folders.append(folder)
+
+    whole, parts_ = ((folder / "difficulty.csv").read_text() for folder in folders)
+
+    assert parts_ == whole
+    weights = [load_run(folder).model.state_dict() for folder in folders]
+    assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
 
 
 def test_crossfit_difficulty_and_class_sampling_take_them(tmp_path: Path) -> None:
@@ -238,6 +318,15 @@ def test_what_needs_video_is_refused_in_one_line(run_folder: Path, tmp_path: Pat
         ),
         ({"data": {"format": "auto"}}, r"data\.format=auto with model\.backbone=features"),
         ({"data": {"in_memory": True}}, r"data\.in_memory=true: is for video"),
+        (
+            {"augment": {"color_jitter": 0.4}},
+            r"augment\.color_jitter=0\.4: features have no pixels to cut or change; use mixup",
+        ),
+        (
+            {"augment": {"rand_augment": [2, 9]}},
+            r"augment\.rand_augment=\[2, 9\]: features have no",
+        ),
+        ({"augment": {"erase": 0.25}}, r"augment\.erase=0\.25: features have no pixels"),
     ],
 )
 def test_format_and_backbone_go_together(
@@ -255,9 +344,54 @@ def test_splits_of_other_widths_are_refused(tmp_path: Path) -> None:
         build_trainer(features_config(root, tmp_path), quiet=True)
 
 
-def test_half_precision_keeps_three_digits_and_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
-    import dataclasses
+def test_features_by_other_weights_or_clips_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    root = save_data_set(tmp_path / "a", source=SOURCE)
+    other = save_data_set(tmp_path / "b", source=made_with("hf:b None"))
+    longer = save_data_set(tmp_path / "c", source=made_with("hf:a None", num_frames=32))
+    config = features_config(root, tmp_path)
 
+    shutil.copy(other / "val.npz", root / "val.npz")
+    with pytest.raises(ConfigError) as caught:
+        build_trainer(config, quiet=True)
+    shutil.copy(longer / "val.npz", root / "val.npz")
+    with pytest.raises(
+        ConfigError, match=r"made with clip\.num_frames=32, against 16 of the train"
+    ):
+        build_trainer(config, quiet=True)
+    run = load_run(run_folder, overrides=[f"data.root={other}"])
+    with pytest.raises(
+        ConfigError, match=r"^data\.root=.*hf:b None, against hf:a None of the run's"
+    ):
+        run.read_split("test")
+    resumed = features_config(other, run_folder.parent, train={"epochs": 5})
+    with pytest.raises(
+        ConfigError, match=r"^data\.root=.*hf:b None, against hf:a None of the run's"
+    ):
+        trained(resumed, resume=True)
+
+    assert str(caught.value) == (
+        "data.val_split=val: features made with weights=hf:b None, against hf:a None of the "
+        "training split's; the files of all splits must be of the same weights and clips"
+    )
+
+
+def test_features_that_are_passed_on_say_what_made_them(run_folder: Path, tmp_path: Path) -> None:
+    run = load_run(run_folder)
+    split = run.read_split("test")
+
+    write_features(run, split, tmp_path / "test.npz")
+
+    assert json.loads(load_features(tmp_path / "test.npz")[0].source) == json.loads(SOURCE)
+    with pytest.raises(ConfigError, match=r"test\.npz: the run reads this file"):
+        write_features(run, split, split.records[0].path)
+
+
+def test_views_are_those_of_the_files(run_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^views\.num_clips=10: the run is on saved features"):
+        load_run(run_folder, overrides=["views.num_clips=10"])
+
+
+def test_half_precision_keeps_three_digits_and_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     from cdb_video.evaluation.predictions import HeadClasses
     from tests.feature_files import NAMES, make_features
 

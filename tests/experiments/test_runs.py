@@ -118,16 +118,20 @@ def test_evaluation_needs_the_videos_of_its_split_alone(
     assert len(score(run, split).predictions) == 5
 
 
+@pytest.mark.parametrize("whole_run", [False, True])
 def test_weights_of_a_run_start_another_with_their_normalization(
-    run_folder: Path, tiny_data: Path, tmp_path: Path
+    run_folder: Path, tiny_data: Path, tmp_path: Path, whole_run: bool
 ) -> None:
-    copy = tmp_path / "checkpoint"
-    shutil.copytree(find_checkpoint(run_folder), copy)
+    found = find_checkpoint(run_folder)
+    copy = tmp_path / "run" / "checkpoints" / found.name
+    shutil.copytree(found, copy)
     about = json.loads((copy / "model.json").read_text())
     about["normalization"] = {"mean": [1, 2, 3], "std": [4, 5, 6], "value_range": 255.0}
     (copy / "model.json").write_text(json.dumps(about))
 
-    trainer = build_trainer(tiny_config(tiny_data, tmp_path, model={"weights": str(copy)}))
+    weights = str(tmp_path / "run" if whole_run else copy)
+
+    trainer = build_trainer(tiny_config(tiny_data, tmp_path, model={"weights": weights}))
 
     assert trainer.state.position.epoch == 0
     assert trainer.model.normalization == ((1, 2, 3), (4, 5, 6), 255.0)

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdb_video.build import build_trainer
 from cdb_video.config_file import dump_config
+from cdb_video.errors import WeightsError
 from cdb_video.evaluation.features import load_features
-from cdb_video.experiments import load_run
+from cdb_video.experiments import load_run, open_run, score
+from tests.feature_files import made_with, save_data_set
 from tests.hub_models import KINDS, save_hub_model
 from tests.tiny import tiny_config
 
@@ -142,6 +145,9 @@ def test_features_of_a_recipe_and_their_tokens(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(dump_config(config))
     pooled, tokens = tmp_path / "pooled", tmp_path / "tokens"
+    tokens.mkdir()
+    (tokens / "train.tokens-1-00000.npy").write_bytes(b"another rank's, once")
+    (tokens / "train.tokens-1.npy").write_bytes(b"not one of ours")
 
     tool("evaluate.py", recipe, "--features", pooled, "--views", "2x1")
     tool("evaluate.py", recipe, "--features", tokens, "--tokens")
@@ -165,3 +171,81 @@ def test_features_of_a_recipe_and_their_tokens(
         )
         report = json.loads((tmp_path / head_type / "report_test.json").read_text())
         assert report["num_videos"] == 5
+    # Pooled features in the place of tokens.
+    tool("evaluate.py", recipe, "--features", tokens / "test.npz")
+    names = {path.name for path in tokens.iterdir()}
+    assert names == {"train.npz", "val.npz", "test.npz", "train.tokens-1.npy"} | {
+        f"{split}.tokens-0-00000.npy" for split in ("train", "val")
+    }
+
+
+@pytest.mark.slow
+def test_heads_of_a_probe_go_back_onto_the_backbone(
+    hub: Path, tiny_data: Path, tmp_path: Path, tool: Tool
+) -> None:
+    """As docs/foundation.md has it: a run that says on video what the probe says on features."""
+    recipe, root, probe, whole = (tmp_path / n for n in ("recipe.yaml", "pooled", "probe", "whole"))
+    model = {"backbone": f"hf:{hub / 'vjepa2'}", "freeze_backbone": True}
+    recipe.write_text(dump_config(tiny_config(tiny_data, tmp_path, model=model)))
+    tool("evaluate.py", recipe, "--features", root)
+    on_features = ["data.format=features", f"data.root={root}", "model.backbone=features"]
+    tool("train.py", recipe, *on_features, "model.freeze_backbone=false", "run.name=probe")
+    options = ["train.epochs=1", "optim.lr=1e-9", "run.name=whole"]
+
+    told = tool("train.py", recipe, f"model.weights={probe}", *options)
+
+    assert "heads verb, noun loaded" in told
+    first, second = (
+        score(run, run.read_split("test")).predictions for run in map(load_run, (probe, whole))
+    )
+    for head, part in first.heads.items():  # of fp16 features
+        torch.testing.assert_close(second.heads[head].scores, part.scores, rtol=0, atol=1e-3)
+    assert set(load_run(whole).predict(tiny_data / "test_0.mp4")) == {"verb", "noun"}
+    tool("export.py", whole, tmp_path / "whole.pt2")
+
+
+def probe_on(root: Path, output: Path, *, source: str) -> Path:
+    """A run on features as wide as the tiny models'."""
+    save_data_set(root, width=24, source=source)
+    data = {"format": "features", "root": str(root)}
+    config = tiny_config(root, output, data=data, model={"backbone": "features"})
+    run, config = open_run(config, config_name="probe", resume=False)
+    build_trainer(config, run=run, quiet=True).fit()
+    run.close()
+    return run.path
+
+
+def test_an_hf_model_takes_its_own_weights_and_the_heads_of_a_probe(
+    hub: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    own = f"hf:{hub / 'vjepa2'}"
+    probe = probe_on(tmp_path / "features", tmp_path, source=made_with(f"{own} None"))
+
+    found, plain = (
+        build_trainer(
+            tiny_config(tiny_data, tmp_path, model={"backbone": own, "weights": weights}),
+            quiet=True,
+        ).model
+        for weights in (str(probe), None)
+    )
+
+    expected = plain.state_dict() | load_run(probe).model.state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in found.state_dict().items())
+    assert found.normalization == plain.normalization
+
+
+def test_heads_do_not_go_onto_another_backbone(hub: Path, tiny_data: Path, tmp_path: Path) -> None:
+    probe = probe_on(tmp_path / "features", tmp_path, source=made_with("hf:another None"))
+    for backbone, message in (
+        (f"hf:{hub / 'vjepa2'}", "its heads learned from features of 'hf:another None', those of"),
+        ("r3d_10", "has heads alone, of a run on saved features; they go back onto an hf: model"),
+    ):
+        model = {"backbone": backbone, "weights": str(probe)}
+        with pytest.raises(WeightsError, match=message):
+            build_trainer(tiny_config(tiny_data, tmp_path, model=model), quiet=True)
+    model = {"backbone": f"hf:{hub / 'vjepa2'}", "weights": str(probe)}
+    wider = tiny_config(
+        tiny_data, tmp_path, model=model | {"allow_partial_weights": True, "head_type": "attentive"}
+    )
+    with pytest.raises(WeightsError, match=r"its head 'verb' has \{'heads\.verb\.bias"):
+        build_trainer(wider, quiet=True)
