@@ -392,14 +392,15 @@ class OptimConfig(Section):
     head_lr_scale: Positive = 1.0
     """Factor on lr for the heads."""
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """Factor on lr from each layer of the backbone to the one before it; 1: all alike. For
+    """Factor on lr from each layer of the backbone to the one before it, and from the heads to the
+    last block; a norm behind the blocks has the heads' lr without head_lr_scale. 1: all alike. For
     fine-tuning transformers, such as 0.75."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """sgd: momentum; adamw: beta 1."""
     nesterov: bool = True
     """sgd: Nesterov's momentum, as in PySlowFast; false: the plain one, as in most image code."""
     weight_decay: NonNegative = 1e-4
-    """Not on biases and norms."""
+    """Not on biases, norms, position tables and class tokens."""
     warmup_epochs: NonNegative = 0.0
     """Epochs of linear rise from lr / 100."""
     schedule: Literal["cosine", "steps", "constant"] = "cosine"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from cdb_video.training.layers import layer_depths
+from cdb_video.training.layers import layers_to_heads
 
 
 def build_optimizer(
@@ -34,7 +34,8 @@ def build_optimizer(
         lr: peak rate; `Schedule.apply` sets what is used.
         head_lr_scale: factor for the heads.
         layer_decay: factor on the rate from a layer of the backbone to the one before it, and from
-            the heads to the last layer (Bao et al., BEiT, arXiv 2106.08254).
+            the heads to the last block; what follows the blocks is as the heads, without
+            `head_lr_scale` (Bao et al., BEiT, arXiv 2106.08254; `layers_to_heads`).
         momentum: SGD's, or AdamW's beta 1.
         nesterov: whether SGD's momentum is Nesterov's.
         weight_decay: on weights of two or more dimensions; biases and norms are left alone.
@@ -52,12 +53,9 @@ def build_optimizer(
 
 def _lr_scales(model: nn.Module, head_lr_scale: float, layer_decay: float) -> dict[str, float]:
     """Parameter name -> factor on the rate."""
-    depths = {f"backbone.{k}": d for k, d in layer_depths(model.get_submodule("backbone")).items()}
-    num_layers = 1 + max(depths.values(), default=-1)
-    return {
-        name: layer_decay ** (num_layers - depths[name]) if name in depths else head_lr_scale
-        for name, _ in model.named_parameters()
-    }
+    away = layers_to_heads(model.get_submodule("backbone"))
+    scales = {f"backbone.{name}": layer_decay**layers for name, layers in away.items()}
+    return {name: scales.get(name, head_lr_scale) for name, _ in model.named_parameters()}
 
 
 def _parameter_groups(

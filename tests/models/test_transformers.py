@@ -21,7 +21,7 @@ from cdb_video.models.from_transformers import pretrained_state, read_architectu
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.tokens import TokenBackbone, set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights
-from cdb_video.training.layers import layer_depths
+from cdb_video.training.layers import layers_to_heads
 from cdb_video.training.recompute import recompute_blocks
 from tests.host_sync import NoHostSync
 from tests.hub_models import KINDS, PIXELS, library_model, library_tokens, save_hub_model
@@ -152,15 +152,16 @@ def test_it_is_built_again_from_what_a_checkpoint_keeps(folders: Folders, kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_are_patches_blocks_and_what_follows(folders: Folders, kind: str) -> None:
-    depths = layer_depths(build_backbone(f"hf:{folders[kind][0]}", num_frames=4, crop_size=16))  # type: ignore[arg-type]
+    away = layers_to_heads(build_backbone(f"hf:{folders[kind][0]}", num_frames=4, crop_size=16))  # type: ignore[arg-type]
 
-    def depths_of(word: str) -> set[int]:
-        return {depth for name, depth in depths.items() if word in name}
+    def away_of(word: str) -> set[int]:
+        return {layers for name, layers in away.items() if word in name}
 
     layer = "layers." if kind == "vivit" else "layer."
-    assert depths_of("embeddings.") == {0}
-    assert (depths_of(f".{layer}0."), depths_of(f".{layer}1.")) == ({1}, {2})
-    assert depths_of("pool.norm" if kind == "videomae" else "net.layernorm.") == {3}
+    assert away_of("embeddings.") == {3}
+    assert (away_of(f".{layer}0."), away_of(f".{layer}1.")) == ({2}, {1})
+    # In the heads' layer, as VideoMAE's authors have it.
+    assert away_of("pool.norm" if kind == "videomae" else "net.layernorm.") == {0}
 
 
 @pytest.mark.parametrize("kind", KINDS)
