@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from cdb_video.errors import RunError
+from cdb_video.models.positions import CLASS_TOKENS, POSITION_TABLES
 from cdb_video.training.layers import layers_to_heads
 
 
@@ -38,7 +40,8 @@ def build_optimizer(
             `head_lr_scale` (Bao et al., BEiT, arXiv 2106.08254; `layers_to_heads`).
         momentum: SGD's, or AdamW's beta 1.
         nesterov: whether SGD's momentum is Nesterov's.
-        weight_decay: on weights of two or more dimensions; biases and norms are left alone.
+        weight_decay: on weights of two or more dimensions, but for position tables and class
+            tokens, as in BEiT and VideoMAE; biases and norms are left alone.
 
     """
     groups = _parameter_groups(
@@ -64,7 +67,8 @@ def _parameter_groups(
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = name.startswith("heads."), scales[name], parameter.ndim > 1
+            decays = parameter.ndim > 1 and not name.endswith(POSITION_TABLES + CLASS_TOKENS)
+            key = name.startswith("heads."), scales[name], decays
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -81,8 +85,17 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
     A file holds contiguous tensors, the parameters are channels last, and the fused kernels walk
     both by address: without this a resumed run takes the moments of other weights, in silence.
+
+    Raises:
+        RunError: it is of other groups of parameters.
     """
-    optimizer.load_state_dict(dict(state))
+    try:
+        optimizer.load_state_dict(dict(state))
+    except ValueError as error:
+        raise RunError(
+            f"the checkpoint's optimizer is another version's ({error}); start another run, with "
+            "model.weights to begin from this one's"
+        ) from None
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

@@ -22,6 +22,7 @@ from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.tokens import TokenBackbone, set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights
 from cdb_video.training.layers import layers_to_heads
+from cdb_video.training.optim import build_optimizer
 from cdb_video.training.recompute import recompute_blocks
 from tests.host_sync import NoHostSync
 from tests.hub_models import KINDS, PIXELS, library_model, library_tokens, save_hub_model
@@ -162,6 +163,32 @@ def test_layers_are_patches_blocks_and_what_follows(folders: Folders, kind: str)
     assert (away_of(f".{layer}0."), away_of(f".{layer}1.")) == ({2}, {1})
     # In the heads' layer, as VideoMAE's authors have it.
     assert away_of("pool.norm" if kind == "videomae" else "net.layernorm.") == {0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tables"),
+    [
+        ("timesformer", {"cls_token", "position_embeddings", "time_embeddings"}),
+        ("vivit", {"cls_token", "position_embeddings"}),
+        ("videomae", set()),  # its table is no parameter
+        ("vjepa2", set()),
+    ],
+)
+def test_positions_and_class_tokens_do_not_decay(
+    folders: Folders, kind: str, tables: set[str]
+) -> None:
+    model = Recognizer(
+        build_backbone(f"hf:{folders[kind][0]}", num_frames=4, crop_size=16),
+        num_classes={"verb": 3},
+    )
+
+    optimizer = build_optimizer(model, name="adamw", lr=0.1, weight_decay=0.5)
+
+    groups = [group for group in optimizer.param_groups if not group["weight_decay"]]
+    spared = {id(parameter) for group in groups for parameter in group["params"]}
+    names = {n.rpartition(".")[2] for n, p in model.named_parameters() if id(p) in spared}
+    # VideoMAE's q_bias and v_bias are called so by older versions of the library.
+    assert {name for name in names if "bias" not in name} - {"weight"} == tables
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -54,8 +54,8 @@ def test_rates_fall_from_the_heads_to_the_input() -> None:
     found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
     assert found == pytest.approx(
         {
-            # As BEiT's and VideoMAE's num_layer_for_vit: of L blocks, the i-th has decay^(L + 1 - i)
-            # (i from 1), patches and tokens decay^(L + 1), and all else, such as the norm, 1.
+            # As get_num_layer_for_vit of BEiT and VideoMAE: of L blocks, the i-th from 1 on has
+            # decay^(L + 1 - i), patches and tokens decay^(L + 1), and all else, as the norm, 1.
             "backbone.token": 0.02,
             "backbone.stem.0.weight": 0.02,
             "backbone.blocks.0.conv.weight": 0.04,
