@@ -25,6 +25,7 @@ from cdb_video.models.base import Normalization, place
 from cdb_video.models.from_transformers import PREFIX as HUB
 from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.saved_names import require_names
 from cdb_video.models.tokens import set_drop_path
 from cdb_video.models.weights import load_pretrained, load_weights, resolve_weights
 from cdb_video.precision import Precision, use_fast_kernels
@@ -175,6 +176,9 @@ def build_trainer(
         path = Path(resume_from)
         state = join_state(load_model(path), load_training(path))
         check_parts(state)
+        # Moments are kept in the order of the parameters: nothing is renamed here.
+        known = read_architecture(path)
+        require_names(model, state["model"], checkpoint=path, architecture=known)
         best = state["progress"]["best"]
         if best and not (path.parent / best["checkpoint"]).exists():
             state["progress"]["best"] = None  # it is of what a damaged checkpoint took along
@@ -259,17 +263,16 @@ def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
             num_frames=config.clip.num_frames,
             crop_size=config.clip.crop_size,
         )
-        if not quiet:
-            print("\n".join(loaded.summary()))
-        return
-    path = resolve_weights(
-        str(config.model.weights), backbone=config.model.backbone, cache_dir=cache_dir(config)
-    )
-    loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
-    if (path / "model.json").exists():  # a checkpoint of ours
-        model.normalization = read_normalization(path)
+    else:
+        path = resolve_weights(
+            str(config.model.weights), backbone=config.model.backbone, cache_dir=cache_dir(config)
+        )
+        loaded = load_weights(model, path, allow_partial=config.model.allow_partial_weights)
+        if (path / "model.json").exists():  # a checkpoint of ours
+            model.normalization = read_normalization(path)
     if not quiet:
-        print("\n".join(loaded.summary()))
+        note = getattr(model.backbone, "clip_note", None)
+        print("\n".join([*loaded.summary(), *([note] if note else [])]))
 
 
 def read_normalization(checkpoint: Path) -> Normalization:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cdb_video.models.from_transformers import FAMILIES
+from cdb_video.models.hub_families import FAMILIES
 from cdb_video.models.hub_files import quiet, transformers
 
 KINDS = tuple(FAMILIES)

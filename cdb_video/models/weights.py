@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cdb_video.errors import WeightsError
 from cdb_video.files import UNPACKED_BYTES, refuse_unpacking
-from cdb_video.models.from_transformers import pretrained_state
+from cdb_video.models.hub_weights import pretrained_state
 from cdb_video.models.positions import CLASS_FIRST, POSITION_TABLES, POSITIONS_1D
 from cdb_video.models.published_weights import (
     KNOWN_WEIGHTS,
@@ -22,6 +22,7 @@ from cdb_video.models.published_weights import (
     resolve_weights,
 )
 from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.saved_names import by_todays_names
 from cdb_video.models.weight_layouts import PREFIX, State, to_our_names
 
 __all__ = ["KNOWN_WEIGHTS", "WeightsReport", "load_pretrained", "load_weights", "resolve_weights"]
@@ -87,6 +88,7 @@ def load_weights(
     path = Path(path)
     expected = model.state_dict()
     layout, state = to_our_names(read_state(path), expected=expected.keys())
+    state = by_todays_names(model, state)
     fitted, resized = _fit(state, expected, path=path)
     return _load(
         model, state, fitted, resized, path=path, layout=layout, allow_partial=allow_partial

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdb_video.models.from_transformers import FAMILIES, build
+from cdb_video.models.from_transformers import build
+from cdb_video.models.hub_families import FAMILIES
 from cdb_video.models.hub_files import transformers
 
 # name -> family, sizes of its config beside the library's defaults, frames, pixels.
