@@ -16,7 +16,7 @@ from cdb_video.models.hub_files import PICKLED, SAFE, has_safetensors, model_fol
 from tests.hub_models import save_hub_model
 
 hub = pytest.importorskip("huggingface_hub")
-constants = pytest.importorskip("huggingface_constants")
+constants = pytest.importorskip("huggingface_hub.constants")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
