@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,10 @@ def test_another_clip_has_the_positions_of_its_places(folders: Folders, kind: st
 
     tokens = model.tokens(clips(8, 32))
 
+    positions = "rotary .*" if kind == "vjepa2" else "positions interpolated"
+    note = rf"made for clips of 4 x 16, used at 8 x 32: {positions}$"
+    assert re.search(note, str(model.backbone.clip_note))  # type: ignore[attr-defined]
+    assert recognizer(folder).backbone.clip_note is None  # type: ignore[attr-defined]
     prefix = kind in ("timesformer", "vivit")
     length = (8 if kind == "timesformer" else 4) * 16
     assert tokens.shape == (2, prefix + length, 24)
@@ -113,15 +118,68 @@ def test_another_clip_has_the_positions_of_its_places(folders: Folders, kind: st
         torch.testing.assert_close(
             tokens, library_tokens(kind, other, clips(8, 32)), rtol=0, atol=1e-5
         )
+
+
+BETWEEN = (-0.10546875, 0.2265625, 0.7734375, 1.10546875)
+"""Bicubic, of 0 and 1 at four places: a kernel's (A = -0.75) weights of 1, which goes on outside.
+
+At -0.25 that of distance 1.25; at 0.25 those of 0.75 and 1.75; the others by symmetry.
+"""
+
+
+def ramps(frames: int, side: int) -> torch.Tensor:
+    """A table (1, T H W, 24) whose first channels are the place in time, in height and in width."""
+    table = torch.zeros(frames, side, side, 24)
+    table[..., 0] = torch.arange(frames)[:, None, None]
+    table[..., 1] = torch.arange(side)[None, :, None]
+    table[..., 2] = torch.arange(side)[None, None, :]
+    return table.reshape(1, -1, 24)
+
+
+def save_ramps(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 4 times and 2 x 2 places, with ramps for positions and 7 at the class token."""
+    model = save_hub_model(folder, kind, num_frames=4 if kind == "timesformer" else 8)
+    first = torch.full((1, 1, 24), 7.0)
+    if kind == "videomae":  # whose table is no weight
+        module = hub_files.transformers().models.videomae.modeling_videomae
+        monkeypatch.setattr(module, "get_sinusoid_encoding_table", lambda *_: ramps(4, 2))
         return
-    embeddings = model.backbone.net.embeddings  # type: ignore[attr-defined]
-    own = library_model(kind)
-    table = embeddings.position_embeddings[0, prefix:]
-    base = (getattr(own, kind, own)).embeddings.position_embeddings[0, prefix:]
-    # Interpolation keeps what is the same everywhere: the mean over places, here to some per cent
-    # of the table's spread, as edges count for a little more.
-    assert len(table) == (16 if kind == "timesformer" else 64)
-    assert float((table.mean(0) - base.mean(0)).abs().max()) < 0.1 * float(base.std())
+    embeddings = getattr(model, kind, model).embeddings
+    if kind == "timesformer":
+        embeddings.time_embeddings.data = ramps(4, 1)
+        embeddings.position_embeddings.data = torch.cat([first, ramps(1, 2)], dim=1)
+    else:
+        embeddings.position_embeddings.data = torch.cat([first, ramps(4, 2)], dim=1)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["videomae", "timesformer", "vivit"])
+def test_interpolated_positions_are_of_their_time_row_and_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    save_ramps(tmp_path, kind, monkeypatch)
+    own_frames = 2 if kind == "timesformer" else 4
+
+    model = recognizer(tmp_path, num_frames=own_frames, crop_size=32)  # 2 times, 4 x 4 places
+
+    embeddings: Any = model.backbone.net.embeddings  # type: ignore[attr-defined]
+    table = embeddings.position_embeddings.detach()
+    if kind != "videomae":
+        assert torch.equal(table[0, 0], torch.full((24,), 7.0))
+        table = table[:, 1:]
+    if kind == "timesformer":
+        table = embeddings.time_embeddings.detach()[0, :, None] + table
+    grid = table.reshape(2, 4, 4, 24)
+    places = torch.tensor(BETWEEN)
+    # Linear, of 0 to 3: the middles of the first two and of the last two.
+    times = torch.tensor([0.5, 2.5])[:, None, None].expand(2, 4, 4)
+    torch.testing.assert_close(grid[..., 0], times, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        grid[..., 1], places[:, None].expand(2, 4, 4), atol=1e-6, rtol=0, msg="rows"
+    )
+    torch.testing.assert_close(
+        grid[..., 2], places.expand(2, 4, 4), atol=1e-6, rtol=0, msg="columns"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
