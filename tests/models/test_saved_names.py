@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -15,24 +14,7 @@ from cdb_video.models.backbones import build_backbone
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.saved_names import by_todays_names, require_names
 from cdb_video.models.weights import load_weights
-from tests.hub_models import save_hub_model
-
-OLD = {
-    # Ours today -> as transformers 5.0.0 named them.
-    "videomae": [
-        (r"attention\.query\.bias$", "attention.q_bias"),
-        (r"attention\.value\.bias$", "attention.v_bias"),
-    ],
-    "vivit": [
-        (r"net\.layers\.", "net.encoder.layer."),
-        (r"attention\.q_proj\.", "attention.attention.query."),
-        (r"attention\.k_proj\.", "attention.attention.key."),
-        (r"attention\.v_proj\.", "attention.attention.value."),
-        (r"attention\.o_proj\.", "attention.output.dense."),
-        (r"mlp\.fc1\.", "intermediate.dense."),
-        (r"mlp\.fc2\.", "output.dense."),
-    ],
-}
+from tests.hub_models import NAMES_OF_5_0, by_names_of_5_0, save_hub_model
 
 
 def saved_model(tmp_path: Path, kind: str) -> tuple[Recognizer, dict[str, Tensor]]:
@@ -40,16 +22,12 @@ def saved_model(tmp_path: Path, kind: str) -> tuple[Recognizer, dict[str, Tensor
     save_hub_model(tmp_path / kind, kind)
     backbone = build_backbone(f"hf:{tmp_path / kind}", num_frames=8, crop_size=32)
     model = Recognizer(backbone, num_classes={"verb": 3})
-    older = {}
-    for name, value in model.state_dict().items():
-        for today, then in OLD[kind]:
-            name = re.sub(today, then, name)
-        older[name] = value.clone()
+    older = by_names_of_5_0(model.state_dict(), kind)
     assert older.keys() != model.state_dict().keys()
     return model, older
 
 
-@pytest.mark.parametrize("kind", OLD)
+@pytest.mark.parametrize("kind", NAMES_OF_5_0)
 def test_older_names_are_read_as_the_library_reads_them(tmp_path: Path, kind: str) -> None:
     model, older = saved_model(tmp_path, kind)
 
