@@ -25,6 +25,7 @@ from cdb_video.build_losses import build_class_sampling, build_criterion
 from cdb_video.build_weights import (
     holds_heads_alone,
     load_own_weights,
+    print_loaded,
     put_heads_back,
     read_architecture,
     read_normalization,
@@ -39,6 +40,7 @@ from cdb_video.models.base import place
 from cdb_video.models.from_transformers import PREFIX as HUB
 from cdb_video.models.hub_files import model_folder
 from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.saved_names import require_names
 from cdb_video.models.tokens import set_drop_path
 from cdb_video.models.weights import load_weights, resolve_weights
 from cdb_video.precision import Precision, use_fast_kernels
@@ -204,7 +206,9 @@ def build_trainer(
         quiet=quiet or not ranks.is_main,
     )
     # Before the log and the configuration of the run are touched: it may be refused.
-    state = _read_state(resume_from, run, clips=loader.fingerprint) if resume_from else None
+    state = None
+    if resume_from is not None:
+        state = _read_state(resume_from, run, model=model, clips=loader.fingerprint)
     log = _build_log(config, run, state)
     trainer = Trainer(
         model=model,
@@ -253,10 +257,15 @@ def _check_lone_clip(config: Config, model: Recognizer) -> None:
         )
 
 
-def _read_state(checkpoint: Path, run: RunFolder | None, *, clips: str) -> dict[str, Any]:
+def _read_state(
+    checkpoint: Path, run: RunFolder | None, *, model: Recognizer, clips: str
+) -> dict[str, Any]:
     """The state to go on from; without its best epoch, where that one's checkpoint is no good."""
     state = join_state(load_model(checkpoint), load_training(checkpoint))
     check_state(state, clips=clips)
+    # Moments are kept in the order of the parameters: nothing is renamed here.
+    known = read_architecture(checkpoint)
+    require_names(model, state["model"], checkpoint=checkpoint, architecture=known)
     best = state["progress"]["best"]
     line = set_aside_if_damaged(checkpoint.parent / best["checkpoint"]) if run and best else None
     if run and line:
@@ -331,7 +340,7 @@ def _load_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
     if (path / "model.json").exists():  # a checkpoint of ours
         model.normalization = read_normalization(path)
     if not quiet:
-        print("\n".join(loaded.summary()))
+        print_loaded(model, loaded)
 
 
 def _build_schedule(config: Config) -> Schedule:

@@ -11,7 +11,7 @@ from cdb_video.errors import WeightsError
 from cdb_video.models.base import Normalization
 from cdb_video.models.from_transformers import PREFIX as HUB
 from cdb_video.models.recognizer import Recognizer
-from cdb_video.models.weights import load_heads, load_pretrained
+from cdb_video.models.weights import WeightsReport, load_heads, load_pretrained
 
 
 def load_own_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
@@ -28,7 +28,13 @@ def load_own_weights(model: Recognizer, config: Config, *, quiet: bool) -> None:
         crop_size=config.clip.crop_size,
     )
     if not quiet:
-        print("\n".join(loaded.summary()))
+        print_loaded(model, loaded)
+
+
+def print_loaded(model: Recognizer, loaded: WeightsReport) -> None:
+    """What was loaded, and a line where the clip is another than the one weights were made for."""
+    note = getattr(model.backbone, "clip_note", None)
+    print("\n".join([*loaded.summary(), *([note] if note else [])]))
 
 
 def put_heads_back(model: Recognizer, config: Config, path: Path, *, quiet: bool) -> None:

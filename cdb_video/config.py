@@ -308,7 +308,7 @@ class ModelConfig(Section):
 
     backbone: str = "slowfast_r50"
     """A name of docs/backbones.md; `hf:` and a folder or hub id, such as
-    `hf:facebook/vjepa2-vitl-fpc64-256`; an image network of torchvision, such as resnet50; or
+    `hf:facebook/vjepa2-vitl-fpc64-256`, with `@` and a revision if need be; an image network of torchvision, such as resnet50; or
     features, with data.format features."""
     heads: tuple[str, ...] | None = None
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
@@ -394,14 +394,15 @@ class OptimConfig(Section):
     head_lr_scale: Positive = 1.0
     """Factor on lr for the heads."""
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """Factor on lr from each layer of the backbone to the one before it; 1: all alike. For
+    """Factor on lr from each layer of the backbone to the one before it, and from the heads to the
+    last block; a norm behind the blocks has the heads' lr without head_lr_scale. 1: all alike. For
     fine-tuning transformers, such as 0.75."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """sgd: momentum; adamw: beta 1."""
     nesterov: bool = True
     """sgd: Nesterov's momentum, as in PySlowFast; false: the plain one, as in most image code."""
     weight_decay: NonNegative = 1e-4
-    """Not on biases and norms."""
+    """Not on biases, norms, position tables and class tokens."""
     warmup_epochs: NonNegative = 0.0
     """Epochs of linear rise from lr / 100."""
     schedule: Literal["cosine", "steps", "constant"] = "cosine"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from cdb_video.models.from_transformers import FAMILIES
+from cdb_video.models.hub_families import FAMILIES
 from cdb_video.models.hub_files import quiet, transformers
 
 KINDS = tuple(FAMILIES)
@@ -34,6 +36,33 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 COMMON = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 PIXELS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25, 0.2, 0.2]}
+
+NAMES_OF_5_0 = {
+    "videomae": [
+        (r"attention\.query\.bias$", "attention.q_bias"),
+        (r"attention\.value\.bias$", "attention.v_bias"),
+    ],
+    "vivit": [
+        (r"net\.layers\.", "net.encoder.layer."),
+        (r"attention\.q_proj\.", "attention.attention.query."),
+        (r"attention\.k_proj\.", "attention.attention.key."),
+        (r"attention\.v_proj\.", "attention.attention.value."),
+        (r"attention\.o_proj\.", "attention.output.dense."),
+        (r"mlp\.fc1\.", "intermediate.dense."),
+        (r"mlp\.fc2\.", "output.dense."),
+    ],
+}
+"""Kind -> (the names of today, those that transformers 5.0.0 gave)."""
+
+
+def by_names_of_5_0(state: Mapping[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    """A recogniser's tensors as a run under transformers 5.0.0 saved them."""
+    older = {}
+    for name, value in state.items():
+        for today, then in NAMES_OF_5_0[kind]:
+            name = re.sub(today, then, name)
+        older[name] = value.clone()
+    return older
 
 
 def library_model(kind: str, **sizes: Any) -> Any:

@@ -10,7 +10,7 @@ from cdb_video.build import build_model
 from cdb_video.build_losses import build_criterion
 from cdb_video.config_file import load_config
 from cdb_video.evaluation.predictions import HeadClasses
-from cdb_video.models.from_transformers import FAMILIES
+from cdb_video.models.hub_families import FAMILIES
 from cdb_video.models.hub_files import transformers
 
 ROOT = Path(__file__).parent.parent

@@ -37,6 +37,7 @@ from cdb_video.evaluation.windows import ReportProgress, no_progress, predict_wi
 from cdb_video.experiments.features import source_of
 from cdb_video.models.base import place
 from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.saved_names import by_todays_names, require_names
 from cdb_video.precision import Precision, use_fast_kernels
 from cdb_video.prepare.precision_probe import probed_precision
 from cdb_video.training import checkpoint
@@ -194,7 +195,8 @@ def load_run(
         device: where the model is to be.
 
     Raises:
-        RunError: no such run, no checkpoint in it, or a damaged one.
+        RunError: no such run, no checkpoint in it, a damaged one, or one whose tensors the
+            installed transformers names otherwise.
         ConfigError: an override that cannot be used.
 
     """
@@ -203,13 +205,16 @@ def load_run(
     _refuse_another_draw(path, config)
     _refuse_views_of_features(config, overrides)
     classes = read_classes(path)
+    architecture = read_architecture(path)
     model = build_model(
         config.model,
         num_classes={head: len(known.names) for head, known in classes.items()},
         num_frames=config.clip.num_frames,
         crop_size=config.clip.crop_size,
-        architecture=read_architecture(path),
+        architecture=architecture,
     )
+    state = by_todays_names(model, state)
+    require_names(model, state, checkpoint=path, architecture=architecture)
     model.load_state_dict(state)
     model.normalization = read_normalization(path)
     use_fast_kernels(torch.device(device))

@@ -10,6 +10,7 @@ from cdb_video.errors import ConfigError
 from cdb_video.models import from_pytorchvideo, from_torchvision, from_transformers
 from cdb_video.models.base import Backbone, Normalization
 from cdb_video.models.from_transformers import PREFIX
+from cdb_video.models.hub_families import read_architecture
 from cdb_video.models.image_nets import lenet, resnet10, resnet32
 from cdb_video.models.images import REFUSED, image_network, image_networks
 from cdb_video.models.resnext3d import resnext3d_101
@@ -57,7 +58,7 @@ def build_backbone(
     """
     clip = {"num_frames": num_frames, "crop_size": crop_size}
     if name.startswith(PREFIX):
-        known = architecture or from_transformers.read_architecture(name.removeprefix(PREFIX))
+        known = architecture or read_architecture(name.removeprefix(PREFIX))
         return from_transformers.build(name, known, **clip)
     if name == FEATURES:
         return saved_features(architecture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -48,11 +49,17 @@ class VideoBackbone(nn.Module):
         self.normalization = normalization
         self.architecture: dict[str, Any] = {}
         """What it takes, beside its name and the clip, to build it again; as JSON has it."""
+        self.clip_note: str | None = None
+        """A line to print where it is built for another clip than its weights were made for."""
 
     def forward(self, clips: Tensor) -> Tensor:
         """(N, C, T, H, W) -> (N, num_features)."""
         features: Tensor = self.net(clips)
         return features
+
+    def with_todays_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A saved state of this backbone, by the names that its library gives tensors today."""
+        return dict(state)
 
 
 class GlobalMean(nn.Module):

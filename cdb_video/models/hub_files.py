@@ -19,8 +19,10 @@ from cdb_video.models.base import Normalization
 
 CONFIG = "config.json"
 PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
-SAFE = ("*.safetensors", "*.safetensors.index.json")
-PICKLED = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
+SAFE = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+INDEX = ".index.json"
+"""Behind either name: of weights in several files."""
 
 
 def transformers() -> Any:
@@ -54,10 +56,11 @@ def quiet() -> Iterator[None]:
 def model_folder(source: str, *, weights: bool = False) -> Path:
     """The local folder of a model: given, in the library's cache, or fetched into it.
 
-    What is in the cache is not looked for again on the hub.
+    What is whole in the cache is not looked for again on the hub.
 
     Args:
-        source: a folder, or a hub id such as "facebook/vjepa2-vitl-fpc64-256".
+        source: a folder, or a hub id such as "facebook/vjepa2-vitl-fpc64-256", with `@` and a
+            branch, tag or commit where it is to be another than its main one.
         weights: with them; else the few files that describe it.
 
     Raises:
@@ -65,52 +68,111 @@ def model_folder(source: str, *, weights: bool = False) -> Path:
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        repository, at, revision = source.partition("@")
+        is_id = repository.count("/") == 1 and bool(revision) == bool(at)
+        if source.startswith(("/", ".", "~")) or not is_id:
             raise ConfigError(
-                f"model.backbone: hf:{source}: no such folder, and no hub id (owner/name)"
+                f"model.backbone: hf:{source}: no such folder, and no hub id (owner/name, or "
+                "owner/name@revision)"
             )
-        folder = _fetched(source, [CONFIG, *PREPROCESSORS, *(SAFE if weights else ())])
-        if weights and not _has(folder, SAFE):
-            folder = _fetched(source, [CONFIG, *PREPROCESSORS, *PICKLED])
+        folder = _snapshot(repository, revision or None, weights=weights)
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"model.backbone: hf:{source}: {folder} has no {CONFIG}")
-    if weights and not _has(folder, SAFE + PICKLED):
+    lacking = _lacking_weights(folder) if weights else []
+    if lacking == [SAFE]:
         raise ConfigError(
-            f"model.backbone: hf:{source}: no weights in {folder}; allowed are *.safetensors, or "
-            "pytorch_model.bin, which is read with weights_only=True"
+            f"model.backbone: hf:{source}: no weights in {folder}; allowed are {SAFE}, or "
+            f"{PICKLED}, which is read with weights_only=True, or their parts with {INDEX}"
+        )
+    if lacking:
+        raise ConfigError(
+            f"model.backbone: hf:{source}: {folder} lacks {', '.join(lacking)}, of which its index "
+            "of weights tells"
         )
     return folder
 
 
+def hub_commit(folder: Path) -> str | None:
+    """The commit of a folder of the library's cache; None of any other."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def has_safetensors(folder: Path) -> bool:
     """Whether its weights are in the format that cannot hold code."""
-    return _has(folder, SAFE[:1])
+    return _has_weights(folder, SAFE)
 
 
-def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
-    return any(any(folder.glob(pattern)) for pattern in patterns)
+def _has_weights(folder: Path, name: str) -> bool:
+    return (folder / name).is_file() or (folder / (name + INDEX)).is_file()
 
 
-def _fetched(source: str, patterns: list[str]) -> Path:
-    """The folder of a hub id in the library's cache, with the files of some names."""
+def _lacking_weights(folder: Path) -> list[str]:
+    """The files that are missing of its weights, safetensors before pickles; none: whole."""
+    name = next((name for name in (SAFE, PICKLED) if _has_weights(folder, name)), None)
+    if name is None:
+        return [SAFE]
+    if (folder / name).is_file():
+        return []
+    parts = read_json(folder / (name + INDEX)).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise ConfigError(f"{folder / (name + INDEX)}: weight_map must name a file a tensor")
+    return [part for part in sorted(set(parts.values())) if not (folder / part).is_file()]
+
+
+def _snapshot(repository: str, revision: str | None, *, weights: bool) -> Path:
+    """The folder of a hub id in the library's cache: as it is there if it is whole, else fetched.
+
+    Transformers' own loading leaves no preprocessor's file there, and a broken download some parts.
+    """
     transformers()  # says what to install
-    hub: Any = importlib.import_module("huggingface_hub")
+    files = [CONFIG, *PREPROCESSORS]
     try:
-        kept = Path(hub.snapshot_download(source, allow_patterns=patterns, local_files_only=True))
-        wanted = [p for p in patterns if p.startswith(("*", "pytorch"))]
-        if (kept / CONFIG).is_file() and (not wanted or _has(kept, tuple(wanted))):
+        kept = _download(repository, revision, files, local_files_only=True)
+        if _is_whole(kept, weights=weights):
             return kept
     except Exception:  # noqa: S110 - not there, in any of the library's ways to say so
         pass
     try:
-        return Path(hub.snapshot_download(source, allow_patterns=patterns))
+        found = _download(repository, revision, files + (_patterns(SAFE) if weights else []))
+        if weights and not has_safetensors(found):
+            found = _download(repository, revision, files + _patterns(PICKLED))
     except Exception as error:  # of the network, the hub, or an id that cannot be
         reason = str(error).strip().splitlines()
+        name = f"{repository}@{revision}" if revision else repository
         raise ConfigError(
-            f"model.backbone: hf:{source}: neither a folder, nor in the cache of huggingface_hub, "
-            f"nor to be had from the hub ({type(error).__name__}: {reason[0] if reason else ''}); "
-            "fetch it where there is a network, and give the folder"
+            f"model.backbone: hf:{name}: neither a folder, nor whole in the cache of "
+            f"huggingface_hub, nor to be had from the hub ({type(error).__name__}: "
+            f"{reason[0] if reason else ''}); fetch it where there is a network, and give the "
+            "folder"
         ) from error
+    return found
+
+
+def _patterns(name: str) -> list[str]:
+    """Of the files of weights, in one or in parts."""
+    stem, _, ending = name.rpartition(".")
+    return [name, f"{stem}-*-of-*.{ending}", name + INDEX]
+
+
+def _download(
+    repository: str, revision: str | None, patterns: list[str], *, local_files_only: bool = False
+) -> Path:
+    """A snapshot in the library's cache with the files of some names."""
+    hub: Any = importlib.import_module("huggingface_hub")
+    found = hub.snapshot_download(
+        repository,
+        revision=revision,
+        allow_patterns=patterns,
+        local_files_only=local_files_only,
+    )
+    return Path(found)
+
+
+def _is_whole(folder: Path, *, weights: bool) -> bool:
+    described = any((folder / name).is_file() for name in PREPROCESSORS)
+    if not (folder / CONFIG).is_file() or not described:
+        return False
+    return not weights or not _lacking_weights(folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:

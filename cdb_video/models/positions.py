@@ -8,6 +8,22 @@ from torch import Tensor
 
 Grid = tuple[int, int, int]
 """Patches of a clip: in time, in height, in width."""
+POSITIONS_1D = ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pos_embed_temporal")
+CLASS_FIRST = "encoder.pos_embedding"
+"""ViT's table of a frame's patches, behind the row of the class token."""
+POSITION_TABLES = (
+    *POSITIONS_1D,
+    "pos_embed_spatial",
+    CLASS_FIRST,
+    "relative_position_bias_table",
+    # Of hf: models, whose own weights come interpolated; of a checkpoint for another clip they are
+    # refused.
+    "position_embeddings",
+    "time_embeddings",
+)
+"""How the names of learned position tables end."""
+CLASS_TOKENS = ("cls_token", "class_token", "pos_embed_class")
+"""How the names of class tokens and of their positions end."""
 
 
 def resize_positions(table: Tensor, grid: Grid, to: Grid, *, prefix: int = 0) -> Tensor:

@@ -14,13 +14,15 @@ from torch.nn import functional as F
 
 from cdb_video.errors import WeightsError
 from cdb_video.files import UNPACKED_BYTES, refuse_unpacking
-from cdb_video.models.from_transformers import pretrained_state
+from cdb_video.models.hub_weights import pretrained_state
+from cdb_video.models.positions import CLASS_FIRST, POSITION_TABLES, POSITIONS_1D
 from cdb_video.models.published_weights import (
     KNOWN_WEIGHTS,
     MAX_WEIGHTS_BYTES,
     resolve_weights,
 )
 from cdb_video.models.recognizer import Recognizer
+from cdb_video.models.saved_names import by_todays_names
 from cdb_video.models.weight_layouts import PREFIX, State, to_our_names
 
 __all__ = [
@@ -34,20 +36,6 @@ __all__ = [
 
 MIN_SHARE = 0.5
 """Of the backbone's parameters: a file of which less fits is for another network."""
-
-_POSITIONS_1D = ("rel_pos_h", "rel_pos_w", "rel_pos_t", "pos_embed_temporal")
-_CLASS_FIRST = "encoder.pos_embedding"
-"""ViT's table of a frame's patches, behind the row of the class token."""
-_POSITION_TABLES = (
-    *_POSITIONS_1D,
-    "pos_embed_spatial",
-    _CLASS_FIRST,
-    "relative_position_bias_table",
-    # Of hf: models, whose own weights come interpolated; of a checkpoint for another clip they are
-    # refused.
-    "position_embeddings",
-    "time_embeddings",
-)
 
 
 @dataclass(frozen=True)
@@ -107,6 +95,7 @@ def load_weights(
     path = Path(path)
     expected = model.state_dict()
     layout, state = to_our_names(read_state(path), expected=expected.keys())
+    state = by_todays_names(model, state)
     fitted, resized = _fit(state, expected, path=path)
     return _load(
         model, state, fitted, resized, path=path, layout=layout, allow_partial=allow_partial
@@ -263,7 +252,7 @@ def _fit(
         shape = expected[name].shape
         if value.shape == shape:
             fitted[name] = value
-        elif name.endswith(_POSITION_TABLES):
+        elif name.endswith(POSITION_TABLES):
             fitted[name] = _resize_positions(name, value, shape, path=path)
             resized.append(name)
     return fitted, tuple(resized)
@@ -278,11 +267,11 @@ def _resize_positions(name: str, table: Tensor, shape: torch.Size, *, path: Path
     length, width = shape[-2:]
     if table.shape[-1] == width and table.ndim == len(shape):
         rows = table.reshape(1, -1, width).transpose(1, 2).float()
-        first = 1 if name.endswith(_CLASS_FIRST) else 0
+        first = 1 if name.endswith(CLASS_FIRST) else 0
         side, new_side = math.isqrt(rows.shape[2] - first), math.isqrt(length - first)
-        if name.endswith(_POSITIONS_1D):
+        if name.endswith(POSITIONS_1D):
             return F.interpolate(rows, size=length, mode="linear").transpose(1, 2).reshape(shape)
-        is_square = name.endswith(("pos_embed_spatial", _CLASS_FIRST))
+        is_square = name.endswith(("pos_embed_spatial", CLASS_FIRST))
         if is_square and side**2 == rows.shape[2] - first:
             grid = rows[..., first:].reshape(1, width, side, side)
             grid = F.interpolate(grid, size=(new_side, new_side), mode="bicubic").flatten(2)

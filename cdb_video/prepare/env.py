@@ -24,6 +24,7 @@ LIBRARIES = (
     "pyyaml",
     "pillow",
     "transformers",
+    "huggingface_hub",
 )
 Version = tuple[int, ...]
 

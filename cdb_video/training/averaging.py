@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ class AveragedWeights:
     `decay_n = min(decay, (1 + n) / (10 + n))`, so that the random weights of the start are soon
     forgotten (the schedule of TensorFlow's ExponentialMovingAverage).
 
+    What is not trained, such as a frozen backbone, is its own average: both models have it in one
+    memory.
+
     Args:
         model: what is trained; its weights are where the average starts.
         decay: in [0, 1).
@@ -27,11 +30,13 @@ class AveragedWeights:
 
     def __init__(self, model: Recognizer, *, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+        # What the memo of a deep copy has is not copied.
+        self.model = copy.deepcopy(model, dict(frozen)).requires_grad_(False)
         """The averaged model: to be evaluated, and never trained."""
         self.updates = torch.zeros((), device=next(model.parameters()).device)
-        self._floats, self._others = _tensors(self.model)
-        self._source_floats, self._source_others = _tensors(model)
+        self._floats, self._others = _tensors(self.model, without=frozen)
+        self._source_floats, self._source_others = _tensors(model, without=frozen)
 
     @torch.no_grad()
     def update(self, sound: Tensor) -> None:
@@ -74,8 +79,8 @@ class NoAverage:
         """Nothing."""
 
 
-def _tensors(model: Recognizer) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and buffers: those of a floating-point type, and the others."""
-    tensors = [*model.parameters(), *model.buffers()]
+def _tensors(model: Recognizer, *, without: Container[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters, but for some ids, and buffers: of a floating-point type, and the others."""
+    tensors = [*(p for p in model.parameters() if id(p) not in without), *model.buffers()]
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
     return floats, [tensor for tensor in tensors if not tensor.is_floating_point()]

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from cdb_video.training.layers import layer_depths
+from cdb_video.errors import RunError
+from cdb_video.models.positions import CLASS_TOKENS, POSITION_TABLES
+from cdb_video.training.layers import layers_to_heads
 
 
 def build_optimizer(
@@ -34,10 +36,12 @@ def build_optimizer(
         lr: peak rate; `Schedule.apply` sets what is used.
         head_lr_scale: factor for the heads.
         layer_decay: factor on the rate from a layer of the backbone to the one before it, and from
-            the heads to the last layer (Bao et al., BEiT, arXiv 2106.08254).
+            the heads to the last block; what follows the blocks is as the heads, without
+            `head_lr_scale` (Bao et al., BEiT, arXiv 2106.08254; `layers_to_heads`).
         momentum: SGD's, or AdamW's beta 1.
         nesterov: whether SGD's momentum is Nesterov's.
-        weight_decay: on weights of two or more dimensions; biases and norms are left alone.
+        weight_decay: on weights of two or more dimensions, but for position tables and class
+            tokens, as in BEiT and VideoMAE; biases and norms are left alone.
 
     """
     groups = _parameter_groups(
@@ -60,12 +64,9 @@ def build_optimizer(
 
 def _lr_scales(model: nn.Module, head_lr_scale: float, layer_decay: float) -> dict[str, float]:
     """Parameter name -> factor on the rate."""
-    depths = {f"backbone.{k}": d for k, d in layer_depths(model.get_submodule("backbone")).items()}
-    num_layers = 1 + max(depths.values(), default=-1)
-    return {
-        name: layer_decay ** (num_layers - depths[name]) if name in depths else head_lr_scale
-        for name, _ in model.named_parameters()
-    }
+    away = layers_to_heads(model.get_submodule("backbone"))
+    scales = {f"backbone.{name}": layer_decay**layers for name, layers in away.items()}
+    return {name: scales.get(name, head_lr_scale) for name, _ in model.named_parameters()}
 
 
 def _parameter_groups(
@@ -74,7 +75,8 @@ def _parameter_groups(
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = name.startswith("heads."), scales[name], parameter.ndim > 1
+            decays = parameter.ndim > 1 and not name.endswith(POSITION_TABLES + CLASS_TOKENS)
+            key = name.startswith("heads."), scales[name], decays
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -91,8 +93,17 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
     A file holds contiguous tensors, the parameters are channels last, and the fused kernels walk
     both by address: without this a resumed run takes the moments of other weights, in silence.
+
+    Raises:
+        RunError: it is of other groups of parameters.
     """
-    optimizer.load_state_dict(dict(state))
+    try:
+        optimizer.load_state_dict(dict(state))
+    except ValueError as error:
+        raise RunError(
+            f"the checkpoint's optimizer is another version's ({error}); start another run, with "
+            "model.weights to begin from this one's"
+        ) from None
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

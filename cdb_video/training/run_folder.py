@@ -20,7 +20,16 @@ from cdb_video.errors import RunError, RunIsHeldError
 from cdb_video.files import sweep, write_text_durably, writing
 
 STOPPED = "stopped.json"
-PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "numpy", "cdb-video")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorchvideo",
+    "transformers",
+    "huggingface_hub",
+    "av",
+    "numpy",
+    "cdb-video",
+)
 
 
 def choose_run_folder(

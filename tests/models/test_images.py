@@ -20,7 +20,7 @@ from cdb_video.models.images import REFUSED, ImageBackbone, image_networks
 from cdb_video.models.published_weights import KnownWeights, known_weights
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.weights import load_weights, resolve_weights
-from cdb_video.training.layers import layer_depths
+from cdb_video.training.layers import layers_to_heads
 from tests.layouts import LayoutConversions
 
 OURS = ("lenet", "resnet32", "resnet10")
@@ -226,11 +226,11 @@ def test_what_cannot_be_a_backbone_is_refused(name: str, crop_size: int, message
 
 
 def test_layers_of_a_vit_are_its_patches_its_blocks_and_its_norm() -> None:
-    depths = layer_depths(build_on_meta("vit_b_16"))
+    away = layers_to_heads(build_on_meta("vit_b_16"))
 
-    assert depths["net.encoder.pos_embedding"] == depths["net.conv_proj.weight"] == 0
-    assert depths["net.encoder.layers.encoder_layer_11.mlp.0.weight"] == 12
-    assert depths["net.encoder.ln.bias"] == max(depths.values()) == 13
+    assert away["net.encoder.pos_embedding"] == away["net.conv_proj.weight"] == 13
+    assert away["net.encoder.layers.encoder_layer_11.mlp.0.weight"] == 1
+    assert away["net.encoder.ln.bias"] == 0
 
 
 def test_pixels_are_as_the_weights_expect_them() -> None:

@@ -11,18 +11,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cdb_video.build import build_trainer
-from cdb_video.config_file import dump_config
-from cdb_video.errors import WeightsError
+from cdb_video.config_file import dump_config, load_config
+from cdb_video.distributed import Ranks
+from cdb_video.errors import RunError, WeightsError
 from cdb_video.evaluation.features import load_features
 from cdb_video.experiments import load_run, open_run, score
+from cdb_video.training.manifest import write_manifest
 from tests.feature_files import made_with, save_data_set
-from tests.hub_models import KINDS, save_hub_model
+from tests.hub_models import KINDS, by_names_of_5_0, save_hub_model
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parent.parent.parent
@@ -134,6 +138,27 @@ def test_a_run_resumes_to_the_same_weights(
     )
     for name, value in whole.items():
         assert torch.equal(parts[name], value), name
+
+
+@pytest.mark.slow
+def test_a_run_of_an_older_transformers_is_loaded_and_not_resumed(
+    runs: Path, tmp_path: Path
+) -> None:
+    kept = load_run(runs / "videomae" / "checkpoints" / "step-4").model.state_dict()
+    path = tmp_path / "videomae" / "checkpoints" / "step-4"
+    shutil.copytree(runs / "videomae" / "checkpoints" / "step-4", path)
+    save_file(by_names_of_5_0(kept, "videomae"), path / "model.safetensors")
+    (path / "manifest.json").unlink()
+    write_manifest(path)
+
+    found = load_run(path).model.state_dict()
+
+    assert all(torch.equal(found[name], value) for name, value in kept.items())
+    config = load_config(path / "config.yaml", [f"run.output_dir={tmp_path}", "train.epochs=3"])
+    run, named = open_run(config, config_name="hub", resume=True)
+    with closing(run), pytest.raises(RunError, match="step-4: saved with transformers") as error:
+        build_trainer(named, ranks=Ranks(), run=run, quiet=True)
+    assert "\n" not in str(error.value)
 
 
 def test_features_of_a_recipe_and_their_tokens(

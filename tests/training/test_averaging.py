@@ -64,6 +64,53 @@ def test_the_average_starts_quickly_and_skips_a_step_that_was_not_applied() -> N
     assert not any(p.requires_grad for p in averaged.model.parameters())
 
 
+def test_a_frozen_backbone_is_held_once_and_its_heads_are_averaged() -> None:
+    model = Recognizer(OneNumber(), num_classes={"verb": 2})
+    model.freeze_backbone()
+    averaged = AveragedWeights(model, decay=0.25)
+    head, mine = (m.heads["verb"].weight for m in (model, averaged.model))
+
+    with torch.no_grad():
+        mine.fill_(0)
+        head.fill_(11)
+    averaged.update(torch.tensor(True))
+
+    assert averaged.model.backbone.weight is model.backbone.weight  # type: ignore[attr-defined]
+    assert torch.allclose(mine, torch.tensor(9.0))
+    assert not torch.equal(head, mine)
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True]
+
+    again = AveragedWeights(model, decay=0.25)
+    again.load_state_dict(averaged.state_dict())
+    assert torch.equal(again.model.heads["verb"].weight, mine)  # type: ignore[arg-type]
+    assert again.model.backbone.weight is model.backbone.weight  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_resumed_average_over_a_frozen_backbone_is_that_of_a_run_without_a_break(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    def train(name: str, epochs: int, *, resume: bool = False) -> Path:
+        config = tiny_config(
+            tiny_data,
+            tmp_path,
+            run={"name": name},
+            model={"freeze_backbone": True},
+            optim={"schedule": "constant"},
+            train={"epochs": epochs, "ema": 0.5},
+        )
+        run, named = open_run(config, config_name=name, resume=resume)
+        with closing(run):
+            build_trainer(named, ranks=Ranks(), run=run, quiet=True).fit()
+        return tmp_path / name / "checkpoints" / "step-4"
+
+    whole = load_model(train("whole", 2))
+    train("parts", 1)
+    parts = load_model(train("parts", 2, resume=True))
+
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+
+
 def test_validation_the_checkpoint_and_a_loaded_run_have_the_averaged_weights(
     tiny_data: Path, tmp_path: Path
 ) -> None:

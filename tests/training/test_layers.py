@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cdb_video.models.backbones import BACKBONES
-from cdb_video.training.layers import _layers, layer_depths
+from cdb_video.training.layers import _parts, layers_to_heads
 from cdb_video.training.optim import build_optimizer
 
 
@@ -31,13 +31,13 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict({"verb": nn.Linear(1, 2, bias=False)})
 
 
-def test_a_stem_each_block_and_a_norm_are_layers() -> None:
-    assert layer_depths(Chain()) == {
-        "token": 0,
-        "stem.0.weight": 0,
-        "blocks.0.conv.weight": 1,
-        "blocks.1.conv.weight": 2,
-        "norm.weight": 3,
+def test_a_stem_and_each_block_are_layers_and_a_norm_behind_them_is_in_the_heads() -> None:
+    assert layers_to_heads(Chain()) == {
+        "token": 3,
+        "stem.0.weight": 3,
+        "blocks.0.conv.weight": 2,
+        "blocks.1.conv.weight": 1,
+        "norm.weight": 0,
     }
 
 
@@ -54,36 +54,48 @@ def test_rates_fall_from_the_heads_to_the_input() -> None:
     found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
     assert found == pytest.approx(
         {
-            "backbone.token": 0.01,
-            "backbone.stem.0.weight": 0.01,
-            "backbone.blocks.0.conv.weight": 0.02,
-            "backbone.blocks.1.conv.weight": 0.04,
-            "backbone.norm.weight": 0.08,
+            # As get_num_layer_for_vit of BEiT and VideoMAE: of L blocks, the i-th from 1 on has
+            # decay^(L + 1 - i), patches and tokens decay^(L + 1), and all else, as the norm, 1.
+            "backbone.token": 0.02,
+            "backbone.stem.0.weight": 0.02,
+            "backbone.blocks.0.conv.weight": 0.04,
+            "backbone.blocks.1.conv.weight": 0.08,
+            "backbone.norm.weight": 0.16,
             "heads.verb.weight": 0.32,
         }
     )
 
 
 @pytest.mark.parametrize(
-    ("backbone", "layers", "first", "last"),
+    ("backbone", "layers", "first", "last", "away"),
     [
         # Stems, then three stages in which slow, fast and lateral stand side by side.
-        ("slowfast_tiny", 5, "slow_stem.0.weight", "fast.2.conv1.weight"),
-        ("r3d_10", 5, "stem.0.weight", "layer4.conv2.weight"),
-        # Its patches, the class token's positions, 16 blocks and a norm.
-        ("mvit_v2_s", 19, "conv_proj.weight", "norm.weight"),
-        # Its first convolution, its norm and fifteen blocks.
-        ("resnet32", 17, "conv1.weight", "layer3.4.bn2.bias"),
-        ("slowfast_r50", 5, "blocks.0.multipathway_blocks.1.conv.weight", None),
+        ("slowfast_tiny", 4, "fast_stem.0.weight", "fast.2.conv1.weight", 1),
+        ("r3d_10", 5, "stem.0.weight", "layer4.conv2.weight", 1),
+        # Its patches with the class token, 16 blocks, and a norm.
+        ("mvit_v2_s", 17, "pos_encoding.class_token", "norm.weight", 0),
+        ("mvit_v2_s", 17, "conv_proj.weight", "blocks.15.mlp.3.bias", 1),
+        # Its patches, 2 + 2 + 6 + 2 blocks and three mergers, and a norm.
+        ("swin3d_t", 16, "patch_embed.proj.weight", "norm.weight", 0),
+        # Its first convolution with its norm, and fifteen blocks.
+        ("resnet32", 16, "bn1.weight", "layer3.4.bn2.bias", 1),
+        (
+            "slowfast_r50",
+            5,
+            "blocks.0.multipathway_blocks.1.conv.weight",
+            "blocks.4.multipathway_blocks.0.res_blocks.0.branch1_conv.weight",
+            1,
+        ),
     ],
 )
-def test_backbones_of_each_kind(backbone: str, layers: int, first: str, last: str | None) -> None:
+def test_backbones_of_each_kind(
+    backbone: str, layers: int, first: str, last: str, away: int
+) -> None:
     with torch.device("meta"):
-        found = layer_depths(BACKBONES[backbone](num_frames=16, crop_size=224))
+        found = layers_to_heads(BACKBONES[backbone](num_frames=16, crop_size=224))
 
-    assert 1 + max(found.values()) == layers
-    assert found[f"net.{first}"] == 0
-    assert last is None or found[f"net.{last}"] == layers - 1
+    assert max(found.values()) == found[f"net.{first}"] == layers
+    assert found[f"net.{last}"] == away
 
 
 @pytest.mark.parametrize("backbone", ["slowfast_tiny", "r3d_10", "resnet32", "lenet"])
@@ -91,7 +103,7 @@ def test_every_parameter_of_a_backbone_has_a_layer(backbone: str) -> None:
     with torch.device("meta"):
         module = BACKBONES[backbone](num_frames=16, crop_size=64)
 
-    placed = [id(p) for layer in _layers(module) for part in layer for p in part.parameters()]
+    placed = [id(p) for layer, _ in _parts(module) for part in layer for p in part.parameters()]
     assert sorted(placed) == sorted(map(id, module.parameters()))
 
 

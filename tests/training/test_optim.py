@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from cdb_video.training.optim import Schedule, build_optimizer
+from cdb_video.errors import RunError
+from cdb_video.models.backbones import build_backbone
+from cdb_video.training.optim import Schedule, build_optimizer, load_optimizer
 
 
 class TinyModel(nn.Module):
@@ -31,6 +33,42 @@ def test_heads_have_a_rate_of_their_own_and_biases_and_norms_do_not_decay() -> N
         "heads.verb.weight": (1.0, 0.5),
         "heads.verb.bias": (1.0, 0.0),
     }
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tables"),
+    [
+        ("mvit_b", {"cls_token", "pos_embed_class", "pos_embed_spatial", "pos_embed_temporal"}),
+        ("mvit_v2_s", {"class_token", "rel_pos_h", "rel_pos_t", "rel_pos_w"}),
+        ("swin3d_t", {"relative_position_bias_table"}),
+        ("vit_b_16", {"class_token", "pos_embedding"}),
+    ],
+)
+def test_position_tables_and_class_tokens_do_not_decay(backbone: str, tables: set[str]) -> None:
+    with torch.device("meta"):
+        network = build_backbone(backbone, num_frames=16, crop_size=224)
+    model = nn.ModuleDict({"backbone": network, "heads": nn.ModuleDict()})  # type: ignore[dict-item]
+
+    optimizer = build_optimizer(model, name="adamw", lr=0.1, weight_decay=0.5)
+
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    found = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
+    kept = {name.rpartition(".")[2] for name, value in found.items() if value == 0}
+    assert {name for name in kept if not name.endswith(("bias", "weight"))} == tables
+    assert all(name.endswith("weight") for name, value in found.items() if value)
+
+
+def test_moments_of_other_groups_are_refused() -> None:
+    model = TinyModel()
+    state = build_optimizer(model, name="sgd", lr=0.1, weight_decay=0.5).state_dict()
+    model.heads["noun"] = nn.Linear(2, 3)
+
+    with pytest.raises(RunError, match="the checkpoint's optimizer is another version's") as error:
+        load_optimizer(build_optimizer(model, name="sgd", lr=0.1, weight_decay=0.5), state)
+
+    assert "\n" not in str(error.value)
 
 
 def test_frozen_parameters_are_left_out() -> None:

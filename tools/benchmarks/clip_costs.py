@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdb_video.models.from_transformers import FAMILIES, build
+from cdb_video.models.from_transformers import build
+from cdb_video.models.hub_families import FAMILIES
 from cdb_video.models.hub_files import transformers
 
 # name -> family, sizes of its config beside the library's defaults, frames, pixels.
@@ -49,6 +50,16 @@ MODELS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "vjepa2-l-16x256": ("vjepa2", {}, 16, 256),
     "vjepa2-l-64x256": ("vjepa2", {}, 64, 256),
 }
+COLUMNS = (
+    "model, frames x crop",
+    "parameters (M)",
+    "tokens",
+    "GFLOPs",
+    "forward (s)",
+    "with backward (s)",
+    "forward (GB)",
+    "with backward (GB)",
+)
 WITHOUT_TRAINING = {"vjepa2-l-64x256"}
 """Whose activations are more than a small machine holds."""
 
@@ -58,8 +69,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(sys.argv[2])))
         return
-    print("| model | parameters (M) | tokens | GFLOPs | forward (s) | and backward (s) | GB | GB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name in sys.argv[1:] or MODELS:
         command = [sys.executable, "-m", "tools.benchmarks.clip_costs", "--one", name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
