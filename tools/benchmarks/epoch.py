@@ -41,6 +41,8 @@ HELD = 8
 PARTS_S = {"cpu": math.inf, "cuda": 150.0}
 WHOLE_S = {"cpu": math.inf, "cuda": 90.0}
 """After which no round of the parts, or of whole epochs, begins; see `step`."""
+PROFILED_STEPS = 20
+"""Of the middle of an epoch; two lines of the log are written in them, as in any 20 steps."""
 IDLE = 0.03
 """The share of a GPU's time in the middle of an epoch that it may idle, if the loader keeps up."""
 SPEEDS = {"ours/official": None, "in_memory/ours": None}
@@ -181,7 +183,7 @@ def whole_epoch(trainer: Trainer) -> int:
 def middle_of_epoch(trainer: Trainer) -> dict[str, float | None]:
     """`idle_share` and `host_syncs` of steps half-way through an epoch on a GPU."""
     workers = num_workers()
-    wait, active = BATCHES_A_WORKER // 2 * workers, 2 * workers
+    wait, active = BATCHES_A_WORKER // 2 * workers, min(PROFILED_STEPS, 2 * workers)
     return waits_and_idle(profile_epoch(trainer, wait=wait, active=active), num_steps=active)
 
 
