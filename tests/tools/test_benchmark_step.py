@@ -8,7 +8,9 @@ import math
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from cdb_video.models.recognizer import Recognizer
 from tests.host_sync import WAITS
 from tests.tiny import tiny_config
 from tools.benchmarks.cards import peak_tflops
+from tools.benchmarks.official_epoch import extract_frames
 from tools.benchmarks.pyslowfast_step import PySlowFastStep
 from tools.benchmarks.step_profile import (
     WAITING_OPERATORS,
@@ -209,11 +212,17 @@ def test_the_profile_is_of_steps_in_the_middle_of_an_epoch(tiny_data: Path, tmp_
     assert trainer.state.position.steps == 6
 
 
-def test_every_arm_of_an_epoch_takes_all_of_its_steps_in_every_round(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """`benchmarks(name)`: a module of the tool's, as the tool imports it."""
     monkeypatch.syspath_prepend(BENCHMARK.parent)
-    epoch = importlib.import_module("benchmarks.epoch")
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def test_every_arm_of_an_epoch_takes_all_of_its_steps_in_every_round(
+    tiny_data: Path, tmp_path: Path, benchmarks: Callable[[str], ModuleType]
+) -> None:
+    epoch = benchmarks("epoch")
     trainer = build_trainer(tiny_config(tiny_data, tmp_path), quiet=True)
     arms = epoch.part_arms(trainer) | {"ours": lambda: epoch.whole_epoch(trainer)}
     arms.pop("load")
@@ -221,6 +230,37 @@ def test_every_arm_of_an_epoch_takes_all_of_its_steps_in_every_round(
     # 12 clips in batches of 6; forwards and backwards, as the rounds go.
     for names in (list(arms), list(arms)[::-1]) * 2:
         assert [arms[name]() for name in names] == [2, 2, 2]
+
+
+def test_a_long_pass_takes_every_file_alike_in_mixed_order(
+    benchmarks: Callable[[str], ModuleType],
+) -> None:
+    files = [Path(f"{i}.mp4") for i in range(4)]
+
+    split = benchmarks("some_videos").repeated(files, 10, seed=0)
+
+    taken = [record.path for record in split.records]
+    assert sorted(taken.count(file) for file in files) == [2, 2, 3, 3]
+    assert taken[:4] != files
+    assert len({record.id for record in split.records}) == 10
+
+
+@pytest.mark.slow
+def test_frames_are_extracted_once_a_video(
+    coded_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    # Two sets of clips number theirs alike.
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    videos = [coded_video(f"{name}/0.mp4", num_frames=n) for name, n in (("a", 5), ("b", 7))]
+
+    places = extract_frames([videos[0], *videos], tmp_path / "jpeg")
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.jpg")}
+    again = extract_frames(videos, tmp_path / "jpeg")
+
+    assert [len(list(places[video].glob("*.jpg"))) for video in videos] == [5, 7]
+    assert again == places
+    assert written == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.jpg")}
 
 
 def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
