@@ -30,6 +30,7 @@ from cdb_video.clips.batch import Batch
 from cdb_video.config import Config, TrainConfig
 from cdb_video.distributed import ONE_PROCESS
 from cdb_video.experiments import open_run
+from cdb_video.precision import use_fast_kernels
 from cdb_video.training.trainer import Trainer
 
 CPU_CLIPS = 48
@@ -38,9 +39,8 @@ WHOLE_BATCHES_A_WORKER = 2
 """Of whole epochs on a GPU, with validation: the official loop takes long for more."""
 HELD = 8
 """Batches in memory, which training steps alone take in turn."""
-PARTS_S = {"cpu": math.inf, "cuda": 150.0}
-WHOLE_S = {"cpu": math.inf, "cuda": 90.0}
-"""After which no round of the parts, or of whole epochs, begins; see `step`."""
+LONGEST_S = {"cpu": math.inf, "cuda": 240.0}
+"""After which no round begins; see `step`."""
 PROFILED_STEPS = 20
 """Of the middle of an epoch; two lines of the log are written in them, as in any 20 steps."""
 IDLE = 0.03
@@ -63,7 +63,6 @@ def measure(*, device: str, repeats: int, cache: Path) -> dict[str, Any]:
     kind, (clips, whole) = here.type, num_clips(here)
     config, data = some_videos(here, cache=cache, num_train=clips, num_val=-(-whole // 3))
     clock = device_clock(here)
-    timed = partial(interleave, repeats=repeats, clock=clock)
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(
             update={
@@ -72,15 +71,17 @@ def measure(*, device: str, repeats: int, cache: Path) -> dict[str, Any]:
             }
         )
         trainer = build_trainer(config, data=data, ranks=ONE_PROCESS, quiet=True)
-        # Making the arms has loaded batches and taken a step: on a GPU that is the warm-up.
+        parts = part_arms(trainer)
+        arms = parts | whole_arms(config, replace(data, train=first(data.train, whole)), cache)
+        # On a GPU a round takes minutes; what has to start has started when the arms are made.
         warm_up = 1 if kind == "cpu" else 0
-        parts = timed(part_arms(trainer), warm_up=warm_up, longest_s=PARTS_S[kind])
+        seconds = interleave(
+            arms, repeats=repeats, clock=clock, warm_up=warm_up, longest_s=LONGEST_S[kind]
+        )
         middle = middle_of_epoch(trainer) if kind == "cuda" else {}
-        arms = whole_arms(config, replace(data, train=first(data.train, whole)), cache)
-        wholes = timed(arms, warm_up=1, longest_s=WHOLE_S[kind])
     report = make_report(
         "epoch",
-        parts | wholes,
+        seconds,
         ratios=[],
         device=here,
         clock=clock,
@@ -94,11 +95,11 @@ def measure(*, device: str, repeats: int, cache: Path) -> dict[str, Any]:
             "workers": config.data.num_workers,
         },
     )
-    for seconds, number in ((parts, clips), (wholes, whole)):
-        for name in seconds.keys() - {"validation", "report_and_save"}:
-            report["arms"][name]["clips_per_s"] = number / median(seconds[name])
+    for name in seconds.keys() - {"validation", "report_and_save"}:
+        number = clips if name in parts else whole
+        report["arms"][name]["clips_per_s"] = number / median(seconds[name])
     report["arms"]["epoch"] |= middle
-    return report | ratios_of(parts | wholes, kind)
+    return report | ratios_of(seconds, kind)
 
 
 def num_clips(device: torch.device) -> tuple[int, int]:
@@ -114,11 +115,12 @@ def part_arms(trainer: Trainer) -> dict[str, Callable[[], object]]:
     held = list(trainer.loader.epoch(0, num_steps=HELD))
     trainer.model.train()
     trainer.train_step(held[0])
-    return {
+    arms: dict[str, Callable[[], object]] = {
         "load": lambda: deque(trainer.loader.epoch(0), maxlen=0),
         "step": partial(steps, trainer, held),
         "epoch": partial(one_pass, trainer),
     }
+    return {name: with_fast_kernels(arm, trainer.device) for name, arm in arms.items()}
 
 
 def whole_arms(config: Config, data: Data, cache: Path) -> dict[str, Callable[[], object]]:
@@ -127,6 +129,7 @@ def whole_arms(config: Config, data: Data, cache: Path) -> dict[str, Callable[[]
     build = partial(build_trainer, config, ranks=ONE_PROCESS, quiet=True)
     trainer = build(data=data)
     saving = build(data=data, run=run)
+    deque(trainer.loader.epoch(0, num_steps=1), maxlen=0)  # its workers start
     arms: dict[str, Callable[[], object]] = {
         "validation": trainer.evaluate,
         "report_and_save": partial(report_and_save, saving),
@@ -182,6 +185,7 @@ def whole_epoch(trainer: Trainer) -> int:
 
 def middle_of_epoch(trainer: Trainer) -> dict[str, float | None]:
     """`idle_share` and `host_syncs` of steps half-way through an epoch on a GPU."""
+    use_fast_kernels(trainer.device)
     workers = num_workers()
     wait, active = BATCHES_A_WORKER // 2 * workers, min(PROFILED_STEPS, 2 * workers)
     return waits_and_idle(profile_epoch(trainer, wait=wait, active=active), num_steps=active)
