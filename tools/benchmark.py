@@ -4,6 +4,7 @@
     OMP_NUM_THREADS=1 python tools/benchmark.py loss --device cpu --json loss.json
     python tools/benchmark.py loader                      clips from files, beside other loaders
     python tools/benchmark.py step                        a step beside plain ones and compiled
+    python tools/benchmark.py epoch --prepare             the files of the next two, for a GPU
     python tools/benchmark.py epoch                       an epoch by part; the official code's
     python tools/benchmark.py evaluate                    evaluation beside loading and forward
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from benchmarks import epoch, evaluate, loader, loss, step
 from benchmarks.loader_table import print_loader_report
 from benchmarks.report import print_report
+from benchmarks.some_videos import prepare
 from benchmarks.step_table import print_arms_report
 
 from cdb_video.command_line import new_file, positive, run_tool
@@ -28,6 +30,9 @@ from cdb_video.config import DataConfig
 def main() -> None:
     """Parse, measure, print."""
     options = vars(parse_arguments())
+    if options.pop("prepare", False):
+        prepare(options["cache"])
+        return
     measure, show, file = (options.pop(name) for name in ("measure", "show", "json"))
     report = measure(**options)
     show(report)
@@ -62,6 +67,11 @@ def parse_arguments() -> argparse.Namespace:
             default=Path(DataConfig.model_fields["cache_dir"].default).expanduser(),
             metavar="DIR",
             help="where rendered clips are kept; default: data.cache_dir's",
+        )
+        command.add_argument(
+            "--prepare",
+            action="store_true",
+            help="only make the files that both benchmarks read on a GPU; needs none",
         )
         add_common(command, repeats=repeats)
     command = benchmarks.add_parser("loader", help=loader.__doc__)

@@ -48,6 +48,19 @@ def test_an_arms_seconds_are_its_own_and_leave_out_the_warm_up() -> None:
     assert seconds == {"slow": [4.0, 6.0], "fast": [2.0, 2.0]}
 
 
+def test_no_round_begins_after_the_limit_but_one_that_counts_always_does() -> None:
+    machine = Machine()
+    arms = {"a": lambda: machine.run("a", 5.0)}
+
+    # At 5 after the warm-up, then at 10 and 15.
+    assert interleave(arms, repeats=9, warm_up=1, clock=machine.clock, longest_s=15.0) == {
+        "a": [5.0, 5.0]
+    }
+    assert interleave(arms, repeats=9, warm_up=1, clock=machine.clock, longest_s=1.0) == {
+        "a": [5.0]
+    }
+
+
 def test_the_ratio_is_the_median_of_ratios_within_a_round() -> None:
     # 2/1, 10/2 and 90/30; the medians of the times alone would give 10/2.
     ratio = cost_ratio([2.0, 10.0, 90.0], [1.0, 2.0, 30.0])

@@ -15,7 +15,7 @@ from cdb_video.errors import DataError
 from tools.benchmarks.clip_lengths import LENGTHS, LEVELS, spread_lengths
 from tools.benchmarks.libraries import why_missing
 from tools.benchmarks.loader_table import verdict
-from tools.benchmarks.made_clips import ClipSet, Room, make_clips
+from tools.benchmarks.made_clips import ClipSet, Room, make_clips, write_h264
 from tools.benchmarks.timing import speed_ratios
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,7 +89,10 @@ def test_clips_are_rendered_once_and_the_same_everywhere(
     calls: list[None] = []
 
     again = make_clips(rendered[0].parent.parent, clip_set, progress=lambda: calls.append(None))
-    elsewhere = make_clips(tmp_path, clip_set)
+    # In this process, where the others were rendered by one each.
+    elsewhere = [tmp_path / path.name for path in rendered]
+    for seed, (path, length) in enumerate(zip(elsewhere, clip_set.lengths, strict=True)):
+        write_h264(path, Room(48, 64).film(length, seed=seed), clip_set)
 
     assert [path.stat().st_mtime_ns for path in again] == times
     assert len(calls) == 2

@@ -17,7 +17,14 @@ DENSE_BF16_TFLOPS = {
 halved."""
 
 
+OTHER_CARDS = {"MIG", "NVL"}
+"""Words of a name that make it another card than the rest of it says: a part of the card, and
+boards that are slower by figures we have not read in a data sheet."""
+
+
 def peak_tflops(name: str) -> float | None:
     """Of the card whose name begins so, the longest such name; None: not in the table."""
+    if OTHER_CARDS & set(name.split()):
+        return None
     known = [key for key in DENSE_BF16_TFLOPS if f"{name} ".startswith((f"{key} ", f"{key}-"))]
     return DENSE_BF16_TFLOPS[max(known, key=len)] if known else None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.report import make_report
-from benchmarks.some_videos import some_videos
+from benchmarks.some_videos import BATCH, BATCHES_A_WORKER, num_workers, some_videos
 from benchmarks.timing import cost_ratio, device_clock, interleave
 from cdb_video.build import build_trainer
 from cdb_video.build_clips import build_evaluation_loader, choose_device
@@ -21,8 +23,11 @@ from cdb_video.evaluation.evaluate import ViewScorer, evaluate
 from cdb_video.evaluation.full_forwards import score_batches
 
 VIEWS = {"1_view": (1, 1), "30_views": (10, 3)}
-VIDEOS = {"1_view": 24, "30_views": 4}
-"""A round scores so many on a CPU; four times as many on a GPU."""
+CPU_VIDEOS = {"1_view": 24, "30_views": 4}
+HELD = 8
+"""Batches in memory, which the forward passes alone take in turn."""
+LONGEST_S = {"cpu": math.inf, "cuda": 150.0}
+"""Of each number of views, after which no round begins; see `step`."""
 MOST, LEAST = 1.1, 0.95
 """On a CPU: evaluation's time over the sum of its halves; on a GPU: its speed over the slower."""
 
@@ -36,36 +41,48 @@ def measure(*, device: str, repeats: int, cache: Path) -> dict[str, Any]:
     """
     here = choose_device(Config(train=TrainConfig(device=device)), ONE_PROCESS)
     seconds: dict[str, list[float]] = {}
-    clock = device_clock(here)
-    for name, views in VIEWS.items():
-        arms = make_arms(name, views, here, cache)
-        seconds |= interleave(arms, repeats=repeats, clock=clock, warm_up=1)
+    clock, longest_s = device_clock(here), LONGEST_S[here.type]
+    for name in VIEWS:
+        arms = make_arms(name, here, cache)
+        seconds |= interleave(arms, repeats=repeats, clock=clock, warm_up=1, longest_s=longest_s)
     report = make_report(
         "evaluate",
         seconds,
         ratios=[],
         device=here,
         clock=clock,
-        size={"videos": str(VIDEOS), "data": "demo" if here.type == "cpu" else "640x480"},
+        size={
+            "videos": str({name: num_videos(name, here) for name in VIEWS}),
+            "data": "demo" if here.type == "cpu" else "640x480",
+        },
     )
     return report | ratios_of(seconds, here.type)
 
 
-def make_arms(
-    name: str, views: tuple[int, int], device: torch.device, cache: Path
-) -> dict[str, Callable[[], object]]:
+def num_videos(name: str, device: torch.device) -> int:
+    """So many are scored in a round."""
+    if device.type == "cpu":
+        return CPU_VIDEOS[name]
+    videos_a_batch = max(1, BATCH // math.prod(VIEWS[name]))
+    return BATCHES_A_WORKER * num_workers() * videos_a_batch
+
+
+def make_arms(name: str, device: torch.device, cache: Path) -> dict[str, Callable[[], object]]:
     """Evaluation with these views, its loader alone, its forward passes alone."""
-    number = VIDEOS[name] * (1 if device.type == "cpu" else 4)
-    config, data = some_videos(device, cache=cache, num_clips=3 * number, views=views)
+    number = num_videos(name, device)
+    config, data = some_videos(
+        device, cache=cache, num_train=BATCH, num_val=number, views=VIEWS[name]
+    )
     assert data.val is not None  # noqa: S101 - some_videos has one
     trainer = build_trainer(config, data=data, ranks=ONE_PROCESS, quiet=True)
     loader = build_evaluation_loader(config, data.val, ranks=ONE_PROCESS)
     model, precision = trainer.model.eval(), trainer.options.precision
     size = config.train.micro_batch_size
-    batches = list(loader)
+    held = list(islice(loader, HELD))
     scorer = ViewScorer(model, device=device, precision=precision)
 
     def forward_only() -> None:
+        batches = islice(cycle(held), len(loader))
         deque(score_batches(batches, scorer, size=size, device=device), maxlen=0)
 
     return {

@@ -11,11 +11,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
+
+from .in_processes import on_all_cores
 
 Image = NDArray[np.uint8]
 
@@ -54,7 +58,7 @@ class ClipSet:
 def make_clips(
     parent: Path, clips: ClipSet, *, progress: Callable[[], None] = lambda: None
 ) -> list[Path]:
-    """The files of a clip set in a folder under `parent`; rendered unless they are there.
+    """The files of a clip set in a folder under `parent`; rendered, on all cores, unless they are.
 
     The folder appears when its last file is done; `progress` is called for each.
     """
@@ -69,14 +73,30 @@ def make_clips(
         with tempfile.TemporaryDirectory(prefix=f".{clips.name}.part-", dir=parent) as scratch:
             new = Path(scratch, "new")
             new.mkdir()
-            room = Room(clips.height, clips.width)
-            for number, length in enumerate(clips.lengths):
-                write_h264(new / f"{number:03d}.mp4", room.film(length, seed=number), clips)
-                progress()
+            jobs = [
+                _Job(new / f"{number:03d}.mp4", number, clips)
+                for number in range(len(clips.lengths))
+            ]
+            # The longest first, so that none is left to one process at the end.
+            jobs.sort(key=lambda job: -clips.lengths[job.number])
+            on_all_cores(_render, jobs, progress=progress)
             (new / marker.name).write_text(made_with)
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
     return sorted(folder.glob("*.mp4"))
+
+
+class _Job(NamedTuple):
+    path: Path
+    number: int
+    clips: ClipSet
+
+
+def _render(job: _Job) -> Iterator[None]:
+    room = _room(job.clips.height, job.clips.width)
+    film = room.film(job.clips.lengths[job.number], seed=job.number)
+    write_h264(job.path, film, job.clips)
+    yield
 
 
 def write_h264(path: Path, frames: Iterator[Image], clips: ClipSet) -> None:
@@ -138,6 +158,10 @@ class Room:
         left = int((self.width - w) * (0.5 + 0.5 * np.cos(0.7 * angle)))
         part = image[top : top + h, left : left + w]
         part[self.outline] = self.hand[self.outline]
+
+
+_room = cache(Room)
+"""Once a process: to paint it takes longer than to film a short clip."""
 
 
 def painting(rng: np.random.Generator, height: int, width: int) -> Image:

@@ -9,7 +9,7 @@ Python, three reads a class; difficulty is 1 - accuracy, and the weighted loss i
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +21,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from cdb_video.clips.decoders import open_video
-from cdb_video.datasets.annotations import VideoRecord
 from cdb_video.models.recognizer import Recognizer
+from cdb_video.progress import Progress
+
+from .in_processes import on_all_cores
+from .kernels import stock_kernels
 
 HEAD = "verb"
+FRAMES_AT_A_TIME = 250
+"""Decoded frames in the memory of a process that writes JPEG files."""
 MEAN, STD = [0.45] * 3, [0.225] * 3
 
 
@@ -36,21 +41,31 @@ class Shape(NamedTuple):
     crop_size: int
 
 
-def extract_frames(records: Sequence[VideoRecord], folder: Path) -> list[Path]:
-    """A folder of JPEG files a record, written where it is not there yet."""
-    made = []
-    for record in records:
-        place = folder / record.path.stem
-        made.append(place)
-        if place.exists():
-            continue
-        half = place.with_suffix(".part")
-        half.mkdir(parents=True, exist_ok=True)
-        with open_video(record.path) as video:
-            for i, frame in enumerate(video.frames(torch.arange(video.num_frames))):
+def extract_frames(videos: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Video -> its folder of JPEG files; written, on all cores, unless it is there."""
+    places = {video: folder / video.parent.name / video.stem for video in videos}
+    jobs = [_Extraction(*pair) for pair in places.items() if not pair[1].exists()]
+    # The longest first, so that none is left to one process at the end.
+    jobs.sort(key=lambda job: -job.video.stat().st_size)
+    with Progress("extracting frames", total=len(jobs), unit="clips") as progress:
+        on_all_cores(_extract, jobs, progress=progress.advance)
+    return places
+
+
+class _Extraction(NamedTuple):
+    video: Path
+    folder: Path
+
+
+def _extract(job: _Extraction) -> Iterator[None]:
+    half = job.folder.with_suffix(".part")
+    half.mkdir(parents=True, exist_ok=True)
+    with open_video(job.video) as video:
+        for part in torch.arange(video.num_frames).split(FRAMES_AT_A_TIME):
+            for i, frame in zip(part.tolist(), video.frames(part), strict=True):
                 TF.to_pil_image(frame).save(half / f"{i:05d}.jpg", quality=95)
-        half.rename(place)
-    return made
+            yield
+    half.rename(job.folder)
 
 
 class JpegClips(Dataset[tuple[Tensor, int]]):
@@ -110,6 +125,7 @@ class OfficialEpoch:
 
     def __call__(self) -> None:
         """One epoch."""
+        stock_kernels(self.device)
         self.model.train()
         for clips, target in self.train:
             clips, target = clips.to(self.device), target.to(self.device)

@@ -17,6 +17,8 @@ from cdb_video.clips.batch import Batch
 from cdb_video.models.recognizer import Recognizer
 from cdb_video.models.slowfast import slow_indices
 
+from .kernels import stock_kernels
+
 METRICS_HEAD = "action"
 """PySlowFast has one head; here every head learns, and the metrics are this one's."""
 
@@ -50,7 +52,7 @@ class PySlowFastStep:
 
     def __call__(self) -> None:
         """One step."""
-        torch.backends.cudnn.benchmark = False
+        stock_kernels(self.device)
         inputs = [part.to(self.device, non_blocking=True) for part in self.pathways]
         labels = {head: part.to(self.device) for head, part in self.labels.items()}
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.amp):

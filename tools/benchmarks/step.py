@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from benchmarks.cards import peak_tflops
+from benchmarks.kernels import stock_kernels, with_fast_kernels
 from benchmarks.made_up import (
     StepSize,
     made_up_batch,
@@ -21,11 +25,12 @@ from benchmarks.made_up import (
 )
 from benchmarks.pyslowfast_step import PySlowFastStep
 from benchmarks.report import device_name, make_report
-from benchmarks.step_profile import model_flops, profile_step
+from benchmarks.step_profile import model_flops, own_bytes, profile_step
 from benchmarks.timing import Ratio, cost_ratio, device_clock, interleave, speed_ratios
 from cdb_video.build_clips import choose_device
 from cdb_video.clips.batch import Appearance, Batch
 from cdb_video.config import Config, TrainConfig
+from cdb_video.counts import ClassCounts
 from cdb_video.distributed import ONE_PROCESS
 from cdb_video.errors import ConfigError
 from cdb_video.training.trainer import Trainer
@@ -56,15 +61,48 @@ SPEEDS = {
 }
 """Ratio of speeds -> what it should be at least; None: no target."""
 COSTS = {
-    "cpu": {"ours/cross_entropy": 1.02, "input/read_and_write": None, "input/ours": None},
-    "cuda": {"ours/cross_entropy": 1.01, "input/read_and_write": None, "input/ours": 0.02},
+    "cpu": {
+        "ours/cross_entropy": 1.02,
+        "ours/no_counts": None,
+        "input/read_and_write": None,
+        "input/ours": None,
+    },
+    "cuda": {
+        "ours/cross_entropy": 1.01,
+        "ours/no_counts": None,
+        "input/read_and_write": None,
+        "input/ours": 0.02,
+    },
 }
 """Ratio of times -> what it should be at most."""
 CDB_COST = "cdb/cross_entropy"
 """Name of `ours/cross_entropy`: ours is with CDB."""
-PEAK_SHARE = 0.25
+FAST_ARMS = ("ours", "compiled")
+FIGURES: dict[str, dict[str, dict[str, float]]] = {
+    "cpu": {"at_least": {}, "at_most": {"host_syncs": 0}},
+    "cuda": {
+        "at_least": {"peak_share": 0.25},
+        "at_most": {"host_syncs": 0, "sync_warnings": 0, "idle_share": 0.03},
+    },
+}
+"""What figures of FAST_ARMS should be."""
+LONGEST_S = {"cpu": math.inf, "cuda": 270.0}
+"""After which no round begins: with a GPU that is lent, all is to be done in ten minutes."""
 
 Arm = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class TrainingArm:
+    """A whole step."""
+
+    step: Arm
+    model: nn.Module
+    optimizer: Optimizer
+
+    def __call__(self) -> None:
+        """Take the step."""
+        self.step()
 
 
 def measure(*, device: str, repeats: int, batch_size: int | None) -> dict[str, Any]:
@@ -84,10 +122,8 @@ def measure(*, device: str, repeats: int, batch_size: int | None) -> dict[str, A
     clock = device_clock(here)
     per_round = STEPS_A_ROUND[kind]
     timed = {name: partial(times, arm, per_round) for name, arm in arms.items()}
-    seconds = {
-        name: [s / per_round for s in spent]
-        for name, spent in interleave(timed, repeats=repeats, clock=clock, warm_up=3).items()
-    }
+    rounds = interleave(timed, repeats=repeats, clock=clock, warm_up=3, longest_s=LONGEST_S[kind])
+    seconds = {name: [s / per_round for s in spent] for name, spent in rounds.items()}
     report = make_report(
         "step",
         seconds,
@@ -100,11 +136,14 @@ def measure(*, device: str, repeats: int, batch_size: int | None) -> dict[str, A
     )
     peak = peak_tflops(device_name(here)) if kind == "cuda" else None
     for name, arm in arms.items():
-        if name not in ("input", "read_and_write"):
+        if isinstance(arm, TrainingArm):
             report["arms"][name] |= figures(median(seconds[name]), size, flops, peak)
-            report["arms"][name] |= profile_step(arm, here)
+            own = own_bytes(arm.model, arm.optimizer)
+            report["arms"][name] |= profile_step(arm, here, own=own)
     costs = [CDB_COST if name == "ours/cross_entropy" else name for name in COSTS[kind]]
-    return report | ratios_of(seconds, kind) | {"costs": costs, "targets": targets(kind)}
+    wanted = {name: FIGURES[kind] for name in FAST_ARMS if name in arms}
+    report |= {"costs": costs, "targets": targets(kind), "figure_targets": wanted}
+    return report | ratios_of(seconds, kind)
 
 
 def make_arms(size: StepSize, device: torch.device) -> tuple[dict[str, Arm], dict[str, str]]:
@@ -116,11 +155,21 @@ def make_arms(size: StepSize, device: torch.device) -> tuple[dict[str, Arm], dic
     ours = make(loss="cdb")
     cdb, cross_entropy = ours.criterion, make(loss="cross_entropy").criterion
     measure_difficulty(cdb, generator)
+
+    def our(trainer: Trainer, criterion: nn.Module, *, counts: bool = True) -> TrainingArm:
+        counted = trainer.train_counts if counts else {}
+        step = with_fast_kernels(partial(our_step, trainer, batch, criterion, counted), device)
+        return TrainingArm(step, trainer.model, trainer.optimizer)
+
+    in_plain = plain(make(precision="fp32"))
     arms: dict[str, Arm] = {
-        "ours": partial(our_step, ours, batch, cdb),
-        # One trainer for both losses: two would differ in where their tensors lie in memory.
-        "cross_entropy": partial(our_step, ours, batch, cross_entropy),
-        "eager_fp32": partial(plain_step, plain(make(precision="fp32")), batch),
+        # One trainer for three: others would differ in where their tensors lie in memory.
+        "ours": our(ours, cdb),
+        "cross_entropy": our(ours, cross_entropy),
+        "no_counts": our(ours, cdb, counts=False),
+        "eager_fp32": TrainingArm(
+            partial(plain_step, in_plain, batch), in_plain.model, in_plain.optimizer
+        ),
     }
     missing: dict[str, str] = {}
     wanted: dict[str, dict[str, Any]] = {"compiled": {"compile": True}}
@@ -130,30 +179,33 @@ def make_arms(size: StepSize, device: torch.device) -> tuple[dict[str, Arm], dic
     for name, keys in wanted.items():
         try:
             trainer = make(loss="cdb", **keys)
-            arms[name] = partial(our_step, trainer, batch, trainer.criterion)
+            arms[name] = our(trainer, trainer.criterion)
             arms[name]()  # compiles, or says why not
         except ConfigError as error:
             arms.pop(name, None)
             missing[name] = str(error)
     model = copy.deepcopy(ours.model).to(memory_format=torch.contiguous_format)
-    arms["pyslowfast"] = PySlowFastStep(model, batch, amp=False)
+    others = {"pyslowfast": PySlowFastStep(model, batch, amp=False)}
     if device.type == "cuda":
-        arms["pyslowfast_amp"] = PySlowFastStep(copy.deepcopy(model), batch, amp=True)
+        others["pyslowfast_amp"] = PySlowFastStep(copy.deepcopy(model), batch, amp=True)
     else:
         missing["pyslowfast_amp"] = "its mixed precision is fp16 on a GPU"
-    return arms | input_arms(ours, batch), missing
+    arms |= {name: TrainingArm(step, step.model, step.optimizer) for name, step in others.items()}
+    return arms | input_arms(ours, batch, device), missing
 
 
-def our_step(trainer: Trainer, batch: Batch, criterion: nn.Module) -> None:
-    """`Trainer.train_step` with this loss."""
-    torch.backends.cudnn.benchmark = True
+def our_step(
+    trainer: Trainer, batch: Batch, criterion: nn.Module, counts: dict[str, ClassCounts]
+) -> None:
+    """`Trainer.train_step` with this loss, and these counts of the clips of an epoch."""
     trainer.criterion = criterion  # type: ignore[assignment]
+    trainer.train_counts = counts
     trainer.train_step(batch)
 
 
 def plain_step(trainer: Trainer, batch: Batch) -> None:
-    """A step of fp32 in contiguous memory, with cuDNN's own choice of kernels."""
-    torch.backends.cudnn.benchmark = False
+    """A step of fp32 in contiguous memory, with PyTorch's own choice of kernels."""
+    stock_kernels(trainer.device)
     trainer.train_step(batch)
 
 
@@ -183,13 +235,13 @@ class PlainInput(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-def input_arms(trainer: Trainer, batch: Batch) -> dict[str, Arm]:
+def input_arms(trainer: Trainer, batch: Batch, device: torch.device) -> dict[str, Arm]:
     """What makes the network's input of uint8 clips, and a copy from the one to the other."""
     here = batch.to(trainer.device)
     clips = here.clips.flatten(0, 1)
     made = trainer.to_input(clips, here.appearance)
     return {
-        "input": partial(trainer.to_input, clips, here.appearance),
+        "input": with_fast_kernels(partial(trainer.to_input, clips, here.appearance), device),
         "read_and_write": lambda: torch.empty_like(made).copy_(clips),
     }
 

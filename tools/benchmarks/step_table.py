@@ -20,6 +20,7 @@ FIGURES = {
     "memory_gb": ("GB", ".2f"),
     "idle_share": ("idle", ".3f"),
     "host_syncs": ("host syncs", "g"),
+    "sync_warnings": ("sync warnings", "g"),
 }
 """Key of an arm -> heading and format."""
 
@@ -36,6 +37,8 @@ def print_arms_report(report: Mapping[str, Any]) -> None:
         if name in report["arms"]:
             console.print(f"{name}: {what}")
     console.print(ratio_table(report))
+    if report.get("figure_targets"):
+        console.print(figure_table(report))
     for name, reason in report.get("not_measured", {}).items():
         console.print(f"{name}: not measured: {reason}", markup=False)
 
@@ -68,13 +71,31 @@ def ratio_table(report: Mapping[str, Any]) -> Table:
     for name, ratio in report["ratios"].items():
         low, high = report["intervals"][name]
         is_cost = name in report["costs"]
-        target, reached = "", None
-        if name in least:
-            target, reached = f">= {least[name]:g}", ratio >= least[name]
-        elif name in most:
-            target, reached = f"<= {most[name]:g}", ratio <= most[name]
-        if reached is not None:
-            target += ": reached" if reached else ": not reached"
+        target = verdict(ratio, least.get(name), most.get(name))
         kind = "time" if is_cost else "speed"
         table.add_row(name, kind, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", target)
     return table
+
+
+def figure_table(report: Mapping[str, Any]) -> Table:
+    """A row a figure of an arm that has a target."""
+    table = Table(Column("arm", no_wrap=True), "figure", "measured", "target")
+    for name, targets in report["figure_targets"].items():
+        least, most = targets["at_least"], targets["at_most"]
+        for key in [*least, *most]:
+            heading, form = FIGURES[key]
+            value = report["arms"][name].get(key)
+            wanted = verdict(value, least.get(key), most.get(key))
+            table.add_row(name, heading, format_figure(value, form), wanted)
+    return table
+
+
+def verdict(value: float | None, least: float | None, most: float | None) -> str:
+    """The target, and whether it is reached; nothing where there is none."""
+    if least is None and most is None:
+        return ""
+    text = f">= {least:g}" if least is not None else f"<= {most:g}"
+    if value is None:
+        return f"{text}: not measured"
+    reached = (least is None or value >= least) and (most is None or value <= most)
+    return f"{text}: {'reached' if reached else 'not reached'}"

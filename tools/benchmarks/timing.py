@@ -6,6 +6,7 @@ times do not.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,9 +56,14 @@ def device_clock(device: torch.device) -> Clock:
 
 
 def interleave(
-    arms: Mapping[str, Callable[[], object]], *, repeats: int, clock: Clock, warm_up: int = 5
+    arms: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    clock: Clock,
+    warm_up: int = 5,
+    longest_s: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Arm -> its seconds in each of `repeats` rounds.
+    """Arm -> its seconds in each of `repeats` rounds, or of as many as begin in `longest_s`.
 
     A round runs every arm once; every other round in reverse, so that none gains by its place.
 
@@ -66,11 +72,16 @@ def interleave(
         repeats: rounds.
         clock: see `device_clock`.
         warm_up: rounds before the first that counts.
+        longest_s: seconds by the clock, warm-up included, after which no round begins; one that
+            counts always does.
 
     """
     names = list(arms)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    began = clock.read()
     for i in range(warm_up + repeats):
+        if i > warm_up and clock.read() - began >= longest_s:
+            break
         for name in names[::-1] if i % 2 else names:
             start = clock.read()
             arms[name]()
