@@ -13,7 +13,8 @@ the corrected model too, as RUN/posthoc-<method>, a run that evaluate and predic
 
 logit-adjust starts from predictions_<split>.npz where it is of this checkpoint and these views.
 The others need the features of every view of the split: one pass, as long as evaluating it. They
-are kept in the run's folder, and the next method takes seconds. crt and lws learn from features of
+are kept in the run's folder, and the next method takes seconds; of a run on saved features they
+are its files, read each time. crt and lws learn from features of
 plain centre clips, where the paper (Kang et al., ICLR 2020) has augmented clips; tau is chosen on
 such features too. Any key of the run's configuration can be given anew as section.key=value.
 """
