@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -23,25 +24,36 @@ from tests.reliability.outcome import Outcome, Row
 from tests.states import differences
 
 PLACES = ("clip", "loss", "gradient")
+VALUES = (math.nan, math.inf)
+PRECISIONS = ("fp32", "bf16", "fp16")
 CASES = [
-    *product(PLACES, (math.nan, math.inf), ("fp32", "bf16", "fp16"), (1, 2, 5)),
+    *product(PLACES, VALUES, PRECISIONS, (1, 2, 5)),
     # Finite, and its norm is not.
     ("gradient", 1e25, "fp32", 2),
 ]
 """Where, what, in which precision, in which step."""
-TWO_RANKS = "tests.reliability.bad_rank"
+ON_RANKS = list(product(PLACES, VALUES))
+"""One after another in a job: every second step has one, on another rank in turn."""
+PREPARE = "tests.reliability.bad_rank"
+QUICK = len(CASES) + len(PRECISIONS) * len(ON_RANKS)
+FULL = QUICK + len(PRECISIONS) * len(ON_RANKS)
 
 
 def measure(count: int, seed: int, folder: Path) -> Outcome:
-    """Every case on one process, and every place on one of two ranks."""
+    """Every case on one process, and every place and value on one of two ranks; of three in FULL.
+
+    All of them, whatever the count.
+    """
     data = make_data(folder / "data", train=24)
     failures = []
-    for place, value, precision, step in CASES[:count]:
+    for place, value, precision, step in CASES:
         found = inject(data, folder, place, value, precision, step)
         failures += [f"{place}, {value}, {precision}, step {step}: {line}" for line in found]
-    for place in PLACES:
-        failures += [f"{place} of one of two ranks: {line}" for line in on_two(data, folder, place)]
-    return Outcome(min(count, len(CASES)) + len(PLACES), tuple(failures))
+    full = count >= FULL
+    for ranks, precision in product((2, 3) if full else (2,), PRECISIONS):
+        found = on_ranks(data, folder, ranks, precision)
+        failures += [f"one of {ranks} ranks, {precision}: {line}" for line in found]
+    return Outcome(FULL if full else QUICK, tuple(failures))
 
 
 def inject(
@@ -133,54 +145,79 @@ def spoilt(tensor: Tensor, value: float) -> Tensor:
     return tensor
 
 
-def on_two(data: Path, folder: Path, place: str) -> list[str]:
-    """What went wrong on the ranks, one of which had the bad number."""
-    output = folder / f"two-{place}"
-    config = write_config(data, output, train={"ema": 0.9, "epochs": 1})
+def on_ranks(data: Path, folder: Path, num_ranks: int, precision: str) -> list[str]:
+    """What went wrong on the ranks, one of which had a bad number in every second step."""
+    output = folder / f"{num_ranks}-{precision}"
+    batch = 2 * num_ranks
+    epochs = 2 * len(ON_RANKS) * batch // 24
+    train = {"ema": 0.9, "epochs": epochs, "precision": precision, "global_batch_size": batch}
+    train |= {"save_every_steps": None, "log_every": 6}
+    config = write_config(data, output, train=train)
     job = ForkedJob(
         [str(config)],
-        num_ranks=2,
-        folder=folder / f"two-{place}-log",
-        prepare=TWO_RANKS,
-        environment={"PLACE": place, "OUT": str(output)},
+        num_ranks=num_ranks,
+        folder=folder / f"{output.name}-log",
+        prepare=PREPARE,
+        environment={"OUT": str(output)},
     )
-    job.wait()
-    found = [output / f"rank{rank}.json" for rank in range(2)]
-    if not all(path.exists() for path in found):
-        return [job.output()]
-    lines = [json.loads(path.read_text()) for path in found]
-    told = events(output / "tiny")
-    bad = [(event["step"], event["reason"]) for event in told if event["event"] == "bad_step"]
-    reason = "gradient" if place == "gradient" else "loss"
-    if bad != [(2, reason)]:
-        lines.append(f"recorded {bad}")
-    return [str(line) for line in lines if line]
+    statuses = job.wait()
+    if statuses != [0] * num_ranks:
+        return [f"exit statuses {statuses}: {job.output()}"]
+    steps = [json.loads((output / f"rank{rank}.json").read_text()) for rank in range(num_ranks)]
+    lines = []
+    for number, of_ranks in enumerate(zip(*steps, strict=True), 1):
+        lines += [
+            f"step {number} changed {step['changed']}" for step in of_ranks if step["changed"]
+        ]
+        if len({(step["scale"], step["weights"]) for step in of_ranks}) > 1:
+            lines.append(f"after step {number} the ranks differ in weights or loss scale")
+    told = [event for event in events(output / "tiny") if event["event"] == "bad_step"]
+    expected = [
+        (2 * (case + 1), "gradient" if place == "gradient" else "loss")
+        for case, (place, _) in enumerate(ON_RANKS)
+        if place != "gradient" or precision != "fp16"  # the scaler's to mend
+    ]
+    if [(event["step"], event["reason"]) for event in told] != expected:
+        lines.append(f"recorded {told}")
+    if not all(event["clips"] for event in told):
+        lines.append(f"recorded no clips: {told}")
+    return lines if len(steps[0]) == 2 * len(ON_RANKS) else [*lines, f"{len(steps[0])} steps"]
 
 
-def check_second_step() -> None:
-    """On a rank: let rank 1's second step have a bad number, and write down what it changed."""
+def check_steps() -> None:
+    """On a rank: let its bad steps have their numbers, and write down what steps changed."""
     train_step = Trainer.train_step
-    place, out = os.environ["PLACE"], Path(os.environ["OUT"])
+    out = Path(os.environ["OUT"])
+    steps: list[dict[str, Any]] = []
 
     def checked(self: Trainer, batch: Any) -> None:
-        second = self.state.position.step == 1
-        before = snapshot(self) if second else {}
-        undo = plant(self, place, math.nan) if second and self.ranks.rank == 1 else None
+        case, is_bad = divmod(self.state.position.step, 2)
+        before = snapshot(self) if is_bad else {}
+        undo = None
+        if is_bad and case % self.ranks.world_size == self.ranks.rank:
+            undo = plant(self, *ON_RANKS[case])
         train_step(self, batch)
         if undo is not None:
             undo()
-        if second:
-            found = differences(snapshot(self), before)
-            (out / f"rank{self.ranks.rank}.json").write_text(json.dumps(found))
+        weights = b"".join(p.detach().numpy().tobytes() for p in self.model.parameters())
+        steps.append(
+            {
+                "changed": differences(snapshot(self), before) if is_bad else [],
+                "scale": self.scaler.get_scale(),
+                "weights": hashlib.sha256(weights).hexdigest(),
+            }
+        )
+        (out / f"rank{self.ranks.rank}.json").write_text(json.dumps(steps))
 
     Trainer.train_step = checked  # type: ignore[method-assign]
 
 
 ROW = Row(
     name="bad_numbers",
-    promise="NaN and infinity in a clip, the loss or a gradient (fp32, bf16, fp16; also of one of "
-    "two ranks) change no part of the state but the loss scale, and are recorded",
+    promise="NaN and infinity in a clip, the loss or a gradient, each in fp32, bf16 and fp16, in "
+    "one process and on one of two ranks (in full also of three), change no part of the state but "
+    "the loss scale, in which the ranks agree, and are recorded, but for overflows that lower it",
     measure=measure,
-    quick=len(CASES),
-    full=len(CASES),
+    quick=QUICK,
+    full=FULL,
 )

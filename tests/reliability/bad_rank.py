@@ -1,5 +1,5 @@
-"""Imported by each of two ranks, see `bad_numbers.on_two`."""
+"""Imported by each rank, see `bad_numbers.on_ranks`."""
 
-from tests.reliability.bad_numbers import check_second_step
+from tests.reliability.bad_numbers import check_steps
 
-check_second_step()
+check_steps()

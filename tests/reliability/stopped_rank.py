@@ -34,7 +34,8 @@ def measure(count: int, seed: int, folder: Path) -> Outcome:
 
 def stop_one(data: Path, output: Path, rank: int) -> tuple[str, float]:
     """What went wrong, and the seconds from the signal to the end of the last process."""
-    config = write_config(data, output, train={"epochs": 1000, "rank_timeout_s": TIMEOUT_S})
+    train = {"epochs": 1000, "rank_timeout_s": TIMEOUT_S}
+    config = write_config(data, output, data={"num_workers": 1}, train=train)
     run, log = output / "tiny", output.with_suffix(".txt")
     agent = torchrun([str(config)], num_ranks=2, output=log)
     if not wait_until(lambda: steps_done(run) >= 3 or agent.poll() is not None):
@@ -57,8 +58,8 @@ def stop_one(data: Path, output: Path, rank: int) -> tuple[str, float]:
 
 ROW = Row(
     name="stopped_rank",
-    promise="a stopped rank ends the job within train.rank_timeout_s and the 30 s that torchrun "
-    "gives ranks to end, and 5 s",
+    promise="a stopped rank ends the job, loader's workers and all, within train.rank_timeout_s "
+    "and the 30 s that torchrun gives ranks to end, and 5 s",
     measure=measure,
     quick=1,
     full=6,
