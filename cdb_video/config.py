@@ -308,8 +308,8 @@ class ModelConfig(Section):
 
     backbone: str = "slowfast_r50"
     """A name of docs/backbones.md; `hf:` and a folder or hub id, such as
-    `hf:facebook/vjepa2-vitl-fpc64-256`, with `@` and a revision if need be; an image network of torchvision, such as resnet50; or
-    features, with data.format features."""
+    `hf:facebook/vjepa2-vitl-fpc64-256`, with `@` and a revision if need be; an image network of
+    torchvision, such as resnet50; or features, with data.format features."""
     heads: tuple[str, ...] | None = None
     """Labels to learn, such as [verb, noun]; null: every label the data has."""
     head_type: Literal["linear", "cosine", "attentive"] = "linear"
