@@ -143,3 +143,22 @@ def test_the_errors_of_two_classes_are_those_of_their_files() -> None:
         for (_, contrasts), cell in zip(files, cells, strict=True):
             if pair in contrasts:
                 assert cell == points(contrasts[pair], sign=-1), name  # type: ignore[index]
+
+
+def test_the_check_by_hand_is_that_of_its_file() -> None:
+    content = json.loads((DOCS / "results/fashion-by-hand.json").read_text(encoding="utf-8"))
+    columns = (
+        "last epoch",
+        "best epoch on the held-out images",
+        "classes solved on the held-out images, %",
+        "change of a weight from epoch to epoch",
+    )
+    start = TEXT.index("  | by hand, five seeds |")
+    rows = [line.strip(" |").split(" | ") for line in TEXT[start:].splitlines()[2:6]]
+
+    for arm, *cells in rows:
+        summary = content["arms"][arm]["summary"]
+        expected = [summary[name] for name in columns]
+        assert cells == (expected[:3] if arm == "cross entropy" else expected)
+        last = [100 * sum(run["test"][-1]) / 10 for run in content["arms"][arm]["runs"]]
+        assert f"{sum(last) / 5:.1f}" == expected[0].split(" ± ")[0]
