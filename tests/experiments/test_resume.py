@@ -18,6 +18,7 @@ from cdb_video.distributed import Ranks
 from cdb_video.errors import RunError
 from cdb_video.experiments import open_run
 from cdb_video.training.trainer import Trainer
+from tests.hub_models import save_hub_model
 from tests.tiny import tiny_config
 
 
@@ -76,6 +77,19 @@ def test_the_weights_that_a_run_began_with_are_not_looked_for_again(
         assert trainer.state.position.step == 4
         # What the weights expect of pixels is known from the checkpoint too.
         assert tuple(trainer.model.normalization.mean) == (0.1, 0.2, 0.3)
+
+
+def test_a_run_of_a_hub_model_goes_on_without_the_models_folder(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "vivit"
+    save_hub_model(folder, "vivit")
+    model = {"backbone": f"hf:{folder}"}
+    config = trained(tiny_data, tmp_path / "runs", model=model, train={"epochs": 1})
+    shutil.rmtree(folder)
+
+    with opened(config, resume=True) as trainer:
+        assert trainer.state.position.epoch == 1
 
 
 def test_a_run_whose_every_checkpoint_is_damaged_is_not_started_over(
