@@ -114,7 +114,7 @@ class Batch:
             yield self.clips.flatten(0, 1)[part], None if to_rgb is None else to_rgb[part]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; from pinned memory the copy runs beside the computation."""
+        """The batch on a device; from pinned memory the host does not wait for the copy."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
