@@ -74,7 +74,7 @@ def _source(arrays: Mapping[str, Array]) -> Source:
         about = json.loads(str(arrays["source"])) if "source" in arrays else {}
     except (ValueError, RecursionError):
         return {}
-    kinds = {"weights": str, "clip": dict}
+    kinds = {"weights": str, "commit": str, "clip": dict}
     if not isinstance(about, dict):
         return {}
     return {key: about[key] for key, kind in kinds.items() if isinstance(about.get(key), kind)}

@@ -39,6 +39,8 @@ def source_of(run: LoadedRun) -> str:
     """
     about = {
         "weights": _weights_of(run),
+        # Of a model of the hub.
+        "commit": getattr(run.model.backbone, "architecture", {}).get("commit"),
         "clip": run.config.clip.model_dump(mode="json"),
         "views": run.config.views.model_dump(mode="json"),
         "decoder": run.config.data.decoder,

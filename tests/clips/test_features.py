@@ -209,6 +209,9 @@ def test_the_source_of_a_split_is_what_its_files_agree_on(tmp_path: Path) -> Non
     source = feature_source(records)
 
     assert source == {"weights": "hf:a None", "clip": {"num_frames": 16, "stride": 2}}
+    commits = {"commit": "abc"}, {"commit": "def"}
+    assert source_difference(*commits) == "commit=def, against abc"
+    assert source_difference({"commit": "abc"}, {}) is None
     assert source_difference(source, {"weights": "hf:b None"}) == "weights=hf:b None, against " + (
         "hf:a None"
     )
