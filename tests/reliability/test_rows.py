@@ -25,6 +25,9 @@ def test_the_page_has_a_line_for_every_row() -> None:
     assert [line for line in lines if line not in page.splitlines()] == []
 
 
+@pytest.mark.timeout(
+    600
+)  # on free cores the longest takes two minutes; each part has limits of its own
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_row(row: Row, tmp_path: Path) -> None:
     adopt_orphans()
