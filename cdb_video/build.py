@@ -83,8 +83,8 @@ def build_model(
         num_classes: head -> K.
         num_frames: T of the clips.
         crop_size: their side in pixels.
-        architecture: what a checkpoint knows of the backbone (`architecture_of`); None: `hf:`
-            models are looked up.
+        architecture: what a checkpoint knows of the backbone (`build_weights.read_architecture`);
+            None: `hf:` models are looked up.
 
     Raises:
         ConfigError: an unknown backbone, or a clip that it cannot take.
